@@ -1,0 +1,68 @@
+"""The timing wheel: every deadline of a worker in one place, without a task, timer or coroutine per connection.
+
+Deadlines are kept in slots of one tick each; a tick costs what is due in it, whatever the number of deadlines. Nothing is
+cancelled: a callback looks at what it is for and does nothing when that has passed. So one that must be sure to be let go
+keeps its callbacks few and far apart, as a connection does with its single alarm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+log = logging.getLogger("rt.delivery")
+
+Callback = Callable[[float], None]
+
+
+class Wheel:
+    """Calls back at or up to one ``tick`` (seconds) after a moment of the loop's monotonic clock.
+
+    The owner calls :meth:`start` within the running loop, and :meth:`stop`.
+    """
+
+    def __init__(self, tick: float = 0.25) -> None:
+        self.tick = tick
+        self.lag = 0.0  # seconds by which the last tick came too late: the loop's lag
+        self._slots: dict[int, list[Callback]] = {}
+        self._next = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to turn in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._next = int(self._loop.time() / self.tick) + 1
+        self._arm()
+
+    def stop(self) -> None:
+        """Turn no more; what was to come is forgotten."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._slots.clear()
+
+    def at(self, moment: float, callback: Callback) -> None:
+        """Call ``callback(now)`` once, when the loop's clock has passed ``moment``."""
+        slot = max(int(moment / self.tick) + 1, self._next)
+        self._slots.setdefault(slot, []).append(callback)
+
+    def _arm(self) -> None:
+        assert self._loop is not None
+        self._handle = self._loop.call_at(self._next * self.tick, self._turn)
+
+    def _turn(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        self.lag = max(0.0, now - self._next * self.tick)
+        last = int(now / self.tick)
+        while self._next <= last:
+            due = self._slots.pop(self._next, ())
+            self._next += 1
+            for callback in due:
+                try:
+                    callback(now)
+                except Exception:
+                    # One bad deadline must not stop all the others for ever.
+                    log.exception("a deadline failed")
+        self._arm()
