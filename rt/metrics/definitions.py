@@ -1,0 +1,84 @@
+"""The table of all metrics, and the closed sets of their labels' values."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Upper bounds of the histograms, in seconds."""
+
+TRANSPORTS = ("websocket", "ws", "sse")
+OUTCOMES = ("fresh", "resumed", "gap")
+DROPS = ("volatile", "inbound", "turn", "bus")
+SLOW = ("behind", "queue", "stalled", "age")
+REPAIRS = ("repaired", "gap")
+REFUSALS = ("origin", "total", "rate", "leaving")
+
+Mode = Literal["livesum", "livemin", "livemax", "liveall"]
+
+
+class Definition(NamedTuple):
+    """One metric. ``mode`` says what the sum over workers means for a gauge; ``source`` names the attribute to read."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    mode: Mode = "livesum"
+    source: str = ""
+
+
+def _counter(name: str, text: str, *labels: str, source: str = "") -> Definition:
+    return Definition("counter", name, text, labels, source=source)
+
+
+def _gauge(name: str, text: str, *labels: str, mode: Mode = "livesum") -> Definition:
+    return Definition("gauge", name, text, labels, mode)
+
+
+def _histogram(name: str, text: str, *labels: str) -> Definition:
+    return Definition("histogram", name, text, labels)
+
+
+DEFINITIONS: tuple[Definition, ...] = (
+    _gauge("rt_connections", "Open connections.", "transport"),
+    _gauge("rt_subscriptions", "Subscriptions of open connections."),
+    _gauge("rt_channels", "Channels open on a worker; one that is open on two workers counts twice."),
+    _counter("rt_connects_total", "Connections accepted.", "transport"),
+    _counter("rt_refusals_total", "Connections refused before they were accepted.", "reason", source="refusals"),
+    _counter("rt_disconnects_total", "Connections that ended.", "transport", "code", "reason"),
+    _counter("rt_recoveries_total", "Subscriptions begun: fresh, resumed or with a gap.", "transport", "outcome"),
+    _histogram(
+        "rt_delivery_latency_seconds",
+        "Time from the publish being accepted to its bytes being handed to the kernel, once per receiver.",
+        "namespace",
+        "transport",
+    ),
+    _counter("rt_publications_total", "Publications that channels of a worker took.", source="publications"),
+    _counter("rt_deliveries_total", "Publications handed to the kernel, once per receiver.", source="deliveries"),
+    _counter("rt_sent_bytes_total", "Bytes handed to the kernel.", source="sent_bytes"),
+    _counter("rt_received_messages_total", "Messages received from clients.", source="received_messages"),
+    _counter("rt_received_bytes_total", "Bytes received from clients.", source="received_bytes"),
+    _counter("rt_drops_total", "Messages dropped.", "reason", source="drops"),
+    _counter("rt_slow_total", "Times that a connection was found slow.", "reason", source="slow"),
+    _counter("rt_catch_ups_total", "Catch-ups of slow subscriptions from history.", source="catch_ups"),
+    _counter("rt_repairs_total", "Gaps of a channel on a worker, by how they ended.", "outcome", source="repairs"),
+    _counter("rt_store_published_total", "Publishes that the store accepted.", source="published"),
+    _counter("rt_store_duplicates_total", "Publishes with a key that was seen before.", source="duplicates"),
+    _counter("rt_store_reads_total", "Reads of history or position.", source="reads"),
+    _counter("rt_store_reconnects_total", "Connections to the store made anew.", source="reconnects"),
+    _counter("rt_store_script_reloads_total", "Scripts loaded again.", source="script_reloads"),
+    _counter("rt_store_lineage_renewals_total", "Changes of the store's lineage.", source="lineage_renewals"),
+    _counter("rt_store_bus_dropped_total", "Bus messages that made no sense.", source="bus_dropped"),
+    _counter("rt_store_probe_failures_total", "Probes that did not come back.", source="probe_failures"),
+    _gauge("rt_store_connected", "1 where every worker is connected to the store.", mode="livemin"),
+    _gauge("rt_store_probe_age_seconds", "Age of the oldest last probe that came back.", mode="livemax"),
+    _counter("rt_api_requests_total", "Requests to the server API.", "method", "code"),
+    _histogram("rt_loop_lag_seconds", "How much later than planned the event loop ran its tick."),
+    _counter("rt_cpu_seconds_total", "CPU time of the workers, user and system."),
+    _gauge("rt_resident_memory_bytes", "Resident memory of the workers; shared pages count in each."),
+    _gauge("rt_worker_ready", "1 where the worker is ready.", mode="liveall"),
+    _gauge("rt_worker_leaving", "1 where the worker has stopped accepting connections.", mode="liveall"),
+    _gauge("rt_worker_seen_timestamp_seconds", "When the worker last copied its metrics.", mode="liveall"),
+    _gauge("rt_build_info", "Always 1; the version that runs is the label.", "version", mode="livemax"),
+)
