@@ -43,9 +43,9 @@ class Binary(NamedTuple):
 
 
 class Control(NamedTuple):
-    """A control frame: ``opcode`` is :data:`OPCODE_PING`, :data:`OPCODE_PONG` or :data:`OPCODE_CLOSE`; ``payload`` is short.
+    """A control frame: ``opcode`` is :data:`OPCODE_PING`, :data:`OPCODE_PONG` or :data:`OPCODE_CLOSE`.
 
-    It has at most 125 bytes, and that of a close frame has passed :func:`close_status`.
+    ``payload`` has at most 125 bytes, and that of a close frame has passed :func:`close_status`.
     """
 
     opcode: int

@@ -15,8 +15,8 @@ def event(data: bytes, *, id: str | None = None, event: str | None = None) -> by
     """One event with ``data`` (UTF-8; not looked at but for line ends), and where given its ``id`` and ``event`` name.
 
     A reader gets ``data`` back with every line end as LF: the format knows no other. An empty ``id`` makes the reader
-    forget the one it had. Raises ValueError where ``id`` or ``event`` has CR, LF or NUL: they could forge fields, or make
-    the reader ignore the id.
+    forget the one it had. Raises ValueError where ``id`` or ``event`` has CR, LF or NUL: they could forge fields, or
+    make the reader ignore the id.
     """
     head = b""
     if id is not None:
