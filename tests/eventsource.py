@@ -1,0 +1,203 @@
+"""An EventSource: the parser of the HTML standard's server-sent events, over a plain socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from contextlib import suppress
+from typing import Any, NamedTuple, Self
+
+from tests.checker import Record
+from tests.clients import Ended, Reader, Response, plug, read_head, stream_path, take_gap
+from tests.servers import Server
+from tests.waiting import PATIENCE, eventually
+
+
+class Event(NamedTuple):
+    """One dispatched event."""
+
+    kind: str
+    data: str
+    id: str
+
+
+class Parser:
+    """Bytes in, events out, as the HTML standard (section 9.2.6, "Interpreting an event stream") says.
+
+    ``last_id`` and ``retry`` (ms) are what the stream said last; ``comments`` counts comment lines.
+    """
+
+    def __init__(self) -> None:
+        self.pending = b""
+        self.first = True
+        self.kind = ""
+        self.lines: list[str] = []
+        self.id_buffer = ""
+        self.last_id = ""
+        self.retry: int | None = None
+        self.comments = 0
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take some bytes; the events that they complete."""
+        self.pending += data
+        events = []
+        while (line := self.next_line()) is not None:
+            event = self.take_line(line)
+            events += [event] if event else []
+        return events
+
+    def next_line(self) -> str | None:
+        """The next whole line. A CR at the very end may be half a CRLF, so it waits for one more byte."""
+        ends = [index for index in (self.pending.find(b"\r"), self.pending.find(b"\n")) if index >= 0]
+        if not ends:
+            return None
+        end = min(ends)
+        after = end + 1
+        if self.pending[end : end + 1] == b"\r":
+            if after == len(self.pending):
+                return None
+            after += self.pending[after : after + 1] == b"\n"
+        line = self.pending[:end].decode()
+        self.pending = self.pending[after:]
+        if self.first:
+            line = line.removeprefix("\ufeff")
+            self.first = False
+        return line
+
+    def take_line(self, line: str) -> Event | None:
+        """One field, one comment, or the empty line that dispatches."""
+        if not line:
+            return self.dispatch()
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if not name:
+            self.comments += 1
+        elif name == "event":
+            self.kind = value
+        elif name == "data":
+            self.lines.append(value)
+        elif name == "id" and "\0" not in value:
+            self.id_buffer = value
+        elif name == "retry" and value.isdecimal() and value.isascii():
+            self.retry = int(value)
+        return None
+
+    def dispatch(self) -> Event | None:
+        """The event that the lines so far make; none when there was no data."""
+        self.last_id = self.id_buffer
+        event = Event(self.kind or "message", "\n".join(self.lines), self.last_id) if self.lines else None
+        self.kind = ""
+        self.lines = []
+        return event
+
+
+class EventSource(Reader):
+    """``/sse``: one stream. ``last_event_id`` is sent as a header, ``since`` in the query."""
+
+    def __init__(
+        self,
+        server: Server,
+        channels: list[str],
+        *,
+        since: str = "",
+        last_event_id: str = "",
+        records: list[Record] | None = None,
+        query: str = "",
+        **options: Any,
+    ) -> None:
+        super().__init__(options.pop("name", ""), records)
+        self.server = server
+        self.path = stream_path("/sse", channels, query, since)
+        self.headers: dict[str, str] = {"Accept": "text/event-stream", **options.pop("headers", {})}
+        if last_event_id:
+            self.headers["Last-Event-ID"] = last_event_id
+        self.receive_buffer: int | None = options.pop("receive_buffer", None)
+        self.trust: ssl.SSLContext | None = options.pop("trust", None)
+        assert not options, options
+        self.parser = Parser()
+        self.events: list[Event] = []
+        self.gaps: list[dict[str, Any]] = []
+        self.connected: dict[str, Any] = {}
+        self.response: Response | None = None
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self.ended = False
+        self.disconnect: Ended | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    @property
+    def cursor(self) -> str:
+        """The last event id, to come back with."""
+        return self.parser.last_id
+
+    async def __aenter__(self) -> Self:
+        """Open the stream; Ended with the HTTP status when it is refused."""
+        name = "localhost" if self.trust else None
+        self.reader, self.writer = await asyncio.open_connection(
+            sock=plug(self.server.port, self.receive_buffer), ssl=self.trust, server_hostname=name, limit=4096
+        )
+        self.local_port = self.writer.get_extra_info("sockname")[1]
+        lines = [f"GET {self.path} HTTP/1.1", "Host: localhost", *(f"{k}: {v}" for k, v in self.headers.items())]
+        self.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        status, headers = await read_head(self.reader)
+        self.response = Response(status, headers, b"")
+        if status != 200:
+            await self.__aexit__()
+            raise Ended(status)
+        self.task = asyncio.create_task(self.read())
+        await eventually(lambda: self.connected or self.ended, what="the connect event")
+        return self
+
+    async def read(self) -> None:
+        """Take events until the stream ends, and stand still while paused."""
+        with suppress(ConnectionError):
+            while True:
+                await self.reading.wait()
+                data = await self.reader.read(4096)
+                if not data:
+                    break
+                for event in self.parser.feed(data):
+                    self.take(event)
+        self.ended = True
+
+    def take(self, event: Event) -> None:
+        """One event."""
+        self.events.append(event)
+        body = json.loads(event.data)
+        if event.kind == "connect":
+            self.connected = body
+            self.node = body["node"]
+            for channel, result in body["subs"].items():
+                self.take_subscribed(channel, result)
+        elif event.kind == "gap":
+            take_gap(self, self.gaps, body)
+        elif event.kind == "disconnect":
+            self.disconnect = Ended(body["code"], body["reason"])
+        else:
+            assert event.kind == "message", event
+            self.take_publication(body["channel"], body["pub"])
+
+    def pause(self) -> None:
+        """Stop reading."""
+        self.reading.clear()
+
+    def resume(self) -> None:
+        """Read again."""
+        self.reading.set()
+
+    async def close(self) -> None:
+        """Leave."""
+        self.reading.set()
+        self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
+        if self.task is not None:
+            await asyncio.wait_for(self.task, PATIENCE)
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def worker(self) -> int:
+        """The pid of the worker that serves this stream."""
+        return self.server.worker_of(self.local_port)
