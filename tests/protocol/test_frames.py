@@ -206,6 +206,17 @@ def test_the_limit_is_exact() -> None:
         assert error_of(read(frame(fits, fin=False) + frame(b"y", opcode=0), limit)) == 1009
 
 
+def test_a_read_that_looks_like_a_whole_message_is_not_always_one() -> None:
+    """The short cut for one small frame is not taken inside a frame, and not inside a message."""
+    lookalike = frame(b"trap")
+    outer = frame(masked(lookalike), opcode=2)  # so that the lookalike itself is on the wire
+    reader = FrameReader(LIMIT)
+    assert reader.feed(outer[:6]) == []
+    assert reader.feed(outer[6:]) == [Binary(masked(lookalike))]
+    assert reader.feed(frame(b"a", fin=False)) == []
+    assert error_of(reader.feed(lookalike)) == 1002
+
+
 def test_control_frames_are_outside_the_message_limit() -> None:
     """A ping of 125 bytes passes where messages may have ten."""
     assert read(frame(b"x" * 125, opcode=9), 10) == [Control(9, b"x" * 125)]
