@@ -60,6 +60,7 @@ POLICY = Close(1008, "policy violation", "policy")
 TOO_LARGE = Close(1009, "message too large", "too_large")
 
 # The client should come back.
+CLOSED = Close(3000, "connection closed", "closed")
 SHUTDOWN = Close(3001, "shutdown", "shutdown")
 SERVER_ERROR = Close(3004, "internal server error", "internal")
 CONNECTION_EXPIRED = Close(3005, "connection expired", "expired")

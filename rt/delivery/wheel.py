@@ -1,8 +1,7 @@
 """The timing wheel: every deadline of a worker in one place, without a task, timer or coroutine per connection.
 
-Deadlines are kept in slots of one tick each; a tick costs what is due in it, whatever the number of deadlines. Nothing is
-cancelled: a callback looks at what it is for and does nothing when that has passed. So one that must be sure to be let go
-keeps its callbacks few and far apart, as a connection does with its single alarm.
+Deadlines are kept in slots of one tick each; a tick costs what is due in it, whatever the number of deadlines. A cancelled
+alarm stays in its slot until its time but lets go of its callback at once, so what it was for can be freed.
 """
 
 from __future__ import annotations
@@ -16,6 +15,19 @@ log = logging.getLogger("rt.delivery")
 Callback = Callable[[float], None]
 
 
+class Alarm:
+    """One deadline; :meth:`cancel` makes nothing of it."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        """Do not call back any more."""
+        self.callback = None
+
+
 class Wheel:
     """Calls back at or up to one ``tick`` (seconds) after a moment of the loop's monotonic clock.
 
@@ -25,7 +37,7 @@ class Wheel:
     def __init__(self, tick: float = 0.25) -> None:
         self.tick = tick
         self.lag = 0.0  # seconds by which the last tick came too late: the loop's lag
-        self._slots: dict[int, list[Callback]] = {}
+        self._slots: dict[int, list[Alarm]] = {}
         self._next = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
@@ -42,10 +54,12 @@ class Wheel:
             self._handle.cancel()
         self._slots.clear()
 
-    def at(self, moment: float, callback: Callback) -> None:
+    def at(self, moment: float, callback: Callback) -> Alarm:
         """Call ``callback(now)`` once, when the loop's clock has passed ``moment``."""
+        alarm = Alarm(callback)
         slot = max(int(moment / self.tick) + 1, self._next)
-        self._slots.setdefault(slot, []).append(callback)
+        self._slots.setdefault(slot, []).append(alarm)
+        return alarm
 
     def _arm(self) -> None:
         assert self._loop is not None
@@ -59,10 +73,17 @@ class Wheel:
         while self._next <= last:
             due = self._slots.pop(self._next, ())
             self._next += 1
-            for callback in due:
-                try:
-                    callback(now)
-                except Exception:
-                    # One bad deadline must not stop all the others for ever.
-                    log.exception("a deadline failed")
+            for alarm in due:
+                self._ring(alarm, now)
         self._arm()
+
+    @staticmethod
+    def _ring(alarm: Alarm, now: float) -> None:
+        callback, alarm.callback = alarm.callback, None
+        if callback is None:
+            return
+        try:
+            callback(now)
+        except Exception:
+            # One bad deadline must not stop all the others for ever.
+            log.exception("a deadline failed")

@@ -75,6 +75,10 @@ class Recent:
         """Whether everything after ``offset`` is here."""
         return len(self) > 0 and self._items[self._head].offset <= offset + 1
 
+    def newest(self) -> Publication | None:
+        """The one at the channel's position, if it is here."""
+        return self._items[-1] if len(self) else None
+
     def between(self, after: int, upto: int) -> list[Publication]:
         """The publications with ``after`` < offset ≤ ``upto``; all of them must be here."""
         first = self._items[self._head].offset

@@ -40,6 +40,10 @@ class Publication:
         return f"Publication({self.epoch}.{self.offset}, {len(self.body)} bytes)"
 
 
+NOWHERE = Position("", 0)
+"""The position of a channel without history, for ever."""
+
+
 class Page(NamedTuple):
     """What one read of a channel's stream gave: publications in ascending order, and the top at that moment."""
 

@@ -11,8 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from rt.protocol import cursor, sse
-from rt.protocol.frames import PING, text_frame
+from rt.errors import Close
+from rt.protocol import cursor, replies, sse
+from rt.protocol.frames import PING, close_frame, text_frame
 from rt.protocol.publication import Position, Publication
 
 
@@ -46,6 +47,9 @@ class Wire(Protocol):
     name: str
     ping: bytes
 
+    def farewell(self, close: Close) -> bytes:
+        """The last bytes of a connection that ends for the reason ``close``."""
+
     def encode(self, channels: Sequence[Name], items: Sequence[Item], start: Sequence[Position]) -> bytes:
         """The bytes of ``items``; ``start`` holds the positions of all channels before the first of them."""
 
@@ -67,7 +71,14 @@ def _bare(channel: Name, what: Publication | Told) -> bytes:
     return b'{"channel":%s,"pub":%s' % (channel.json, what.encoded())
 
 
-class SdkWire:
+class _Framed:
+    """What both WebSocket wires share."""
+
+    def farewell(self, close: Close) -> bytes:
+        return close_frame(close.code, close.reason)
+
+
+class SdkWire(_Framed):
     """Pushes for the SDKs: one text frame per turn, its pushes joined by newlines. Gaps are told one by one elsewhere."""
 
     name = "websocket"
@@ -80,7 +91,7 @@ class SdkWire:
         return text_frame(b"\n".join(pushes)) if pushes else b""
 
 
-class SocketWire:
+class SocketWire(_Framed):
     """One text frame per push, each with the cursor to come back with."""
 
     name = "ws"
@@ -101,6 +112,9 @@ class SseWire:
 
     name = "sse"
     ping = sse.HEARTBEAT
+
+    def farewell(self, close: Close) -> bytes:
+        return sse.event(replies.disconnect_object(close), event="disconnect")
 
     def encode(self, channels: Sequence[Name], items: Sequence[Item], start: Sequence[Position]) -> bytes:
         positions = list(start)

@@ -1,0 +1,252 @@
+"""The hub: the registry of this worker. Channels by name, feeds by their list of channels, connections; and the loop turns.
+
+It is told of publications by the broker (:meth:`Hub.broadcast`) and never asks for them. All of it runs in one event loop;
+nothing on the way of a publication awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rt.delivery.catchup import Limit, catch_up
+from rt.delivery.channel import Channel
+from rt.delivery.feed import Feed
+from rt.delivery.wheel import Wheel
+from rt.errors import SHUTDOWN, Refused, StoreError
+from rt.protocol.channels import Namespaces
+from rt.protocol.publication import Publication
+from rt.protocol.tokens import Verifier
+
+if TYPE_CHECKING:
+    from rt.broker import Broker
+    from rt.config import Config, Namespace
+    from rt.delivery.connection import Connection
+    from rt.delivery.subscription import Subscription
+    from rt.metrics import Latency, Metrics
+
+log = logging.getLogger("rt.delivery")
+
+T = TypeVar("T")
+
+CHECKS_AT_ONCE = 500  # positions read from the store in one go when all are checked
+CLOSES_AT_ONCE = 200  # connections told to leave between two turns of the loop at shutdown
+
+
+class Hub:
+    """One per worker. ``node`` is the worker's name, as clients see it."""
+
+    def __init__(self, config: Config, broker: Broker, metrics: Metrics, *, node: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.now = self.loop.time
+        self.broker = broker
+        self.metrics = metrics
+        self.tally = metrics.tally
+        self.node = node
+        self.wheel = Wheel()
+        self.channels: dict[str, Channel] = {}
+        self.feeds: dict[tuple[str, ...], Feed] = {}
+        self.connections: set[Connection] = set()
+        self.leaving = False
+        self._dirty: list[Feed] = []
+        self._latencies: dict[tuple[str, str], Latency] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._checking: asyncio.Task[None] | None = None
+        self._configure(config)
+
+    def _configure(self, config: Config) -> None:
+        self.config = config
+        self.delivery = config.delivery
+        self.page = max(config.client.recovery_max_publication_limit, 1)
+        self.namespaces = Namespaces(config.channel)
+        self.verifier = Verifier(config.client.token, config.client.token.leeway)
+        self.limit = Limit(config.client.recovery_max_publication_limit, config.client.recovery_max_size)
+
+    def start(self) -> None:
+        """Begin to keep time."""
+        self.wheel.start()
+        self.wheel.at(self.now() + self.delivery.position_check_interval / 4, self._check_silent)
+
+    async def stop(self) -> None:
+        """Close every connection with 3001, a batch per turn of the loop, and end all that is under way."""
+        self.leaving = True
+        while self.connections:
+            for connection in list(self.connections)[:CLOSES_AT_ONCE]:
+                connection.close(SHUTDOWN)
+            await asyncio.sleep(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def halt(self) -> None:
+        """Keep time no more; the last thing done here."""
+        self.wheel.stop()
+
+    def reload(self, config: Config) -> None:
+        """Take a new config. A channel whose history was switched on or off starts anew: its subscribers come back."""
+        self._configure(config)
+        for channel in list(self.channels.values()):
+            namespace = config.channel.namespace(channel.namespace.name)
+            if namespace is None or namespace.history != channel.stored:
+                self._abandon(channel)
+            else:
+                channel.namespace = namespace
+
+    def _abandon(self, channel: Channel) -> None:
+        self.forget(channel)
+        for feed in list(channel.feeds):
+            for subscription in list(feed.everybody()):
+                subscription.outbox.owner.lost(subscription)
+
+    # Publications
+
+    def broadcast(self, name: str, publication: Publication) -> None:
+        """A publication came from the store."""
+        channel = self.channels.get(name)
+        if channel is not None:
+            channel.receive(publication)
+
+    def emptied(self, name: str) -> None:
+        """A channel's history was removed."""
+        channel = self.channels.get(name)
+        if channel is not None:
+            channel.emptied()
+
+    def mark(self, feed: Feed) -> None:
+        """The feed has something to flush at the end of this turn of the loop."""
+        if not self._dirty:
+            self.loop.call_soon(self._flush)
+        self._dirty.append(feed)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for feed in dirty:
+            try:
+                feed.flush()
+            except Exception:
+                # A fault in one feed must not cost the others their turn.
+                log.exception("a turn failed")
+
+    def delivered(self, transport: str, namespace: str, publication: Publication, receivers: int) -> None:
+        """A publication was written to ``receivers`` sockets (or their outboxes): one observation for all of them."""
+        self.tally.deliveries += receivers
+        key = (namespace, transport)
+        latency = self._latencies.get(key)
+        if latency is None:
+            latency = self._latencies[key] = self.metrics.latency(namespace, transport)
+        latency.observe((time.time_ns() // 1000 - publication.time) / 1e6, receivers)
+
+    # Channels and feeds
+
+    def feed(self, names: tuple[str, ...], namespaces: tuple[Namespace, ...]) -> Feed:
+        """The feed of exactly these channels, in this order; made when nobody here follows it yet."""
+        feed = self.feeds.get(names)
+        if feed is None:
+            channels = [self._channel(name, namespace) for name, namespace in zip(names, namespaces, strict=True)]
+            feed = self.feeds[names] = Feed(self, names, channels)
+            for channel in channels:
+                channel.claims.add(feed)
+            if all(channel.opened for channel in channels):
+                feed.attach()
+        return feed
+
+    def _channel(self, name: str, namespace: Namespace) -> Channel:
+        channel = self.channels.get(name)
+        if channel is None:
+            channel = self.channels[name] = Channel(self, name, namespace)
+        return channel
+
+    def drop(self, feed: Feed) -> None:
+        """The last subscription of the feed has left."""
+        if self.feeds.get(feed.key) is feed:
+            del self.feeds[feed.key]
+        for channel in feed.channels:
+            channel.feeds.pop(feed, None)
+            channel.claims.discard(feed)
+            if not channel.claims:
+                self.wheel.at(self.now() + self.delivery.linger, lambda now, channel=channel: self._retire(channel))
+
+    def _retire(self, channel: Channel) -> None:
+        """Close a channel that nobody has wanted for the linger time."""
+        if not channel.claims and not channel.closed and channel.opened:
+            self.forget(channel)
+
+    def forget(self, channel: Channel) -> None:
+        """The channel is no longer followed here; who wants it next opens it anew."""
+        if channel.closed:
+            return
+        channel.closed = True
+        if self.channels.get(channel.name.text) is channel:
+            del self.channels[channel.name.text]
+        for feed in channel.claims:
+            if self.feeds.get(feed.key) is feed:
+                del self.feeds[feed.key]
+        self.broker.unsubscribe(channel.name.text)
+
+    # Behind
+
+    def catch_up(self, subscription: Subscription) -> None:
+        """Bring one that is behind further, if it may."""
+        catch_up(subscription)
+
+    def fell_behind(self, subscription: Subscription, *, paced: bool) -> None:
+        """Note it, and when it may catch up: at once the first time, then later each time."""
+        now = self.now()
+        pacing = self.delivery.pacing
+        self.tally.slow["behind"] += 1
+        if now - subscription.fell_at > pacing.max:
+            subscription.falls = 0
+        subscription.fell_at = now
+        if paced:
+            subscription.falls += 1
+            if subscription.falls > 1:
+                wait = min(pacing.first * pacing.factor ** (subscription.falls - 2), pacing.max)
+                subscription.resume_at = now + wait
+        if subscription.outbox.queue is None:
+            self.loop.call_soon(catch_up, subscription)
+
+    def pace(self, subscription: Subscription) -> None:
+        """Its catch-up did not get through: try again at the next step."""
+        subscription.falls += 1
+        pacing = self.delivery.pacing
+        wait = min(pacing.first * pacing.factor ** min(subscription.falls, 64), pacing.max)
+        subscription.resume_at = self.now() + wait
+        self.wheel.at(subscription.resume_at, lambda now: catch_up(subscription))
+
+    # Positions
+
+    def check_all(self) -> None:
+        """The store was away: every position must be compared with its stream."""
+        if self._checking is not None:
+            self._checking.cancel()
+        self._checking = self.spawn(self._check([c for c in self.channels.values() if c.opened and c.stored]))
+
+    def _check_silent(self, now: float) -> None:
+        """Now and then: a lost message of a silent channel shows in nothing else."""
+        interval = self.delivery.position_check_interval
+        silent = [c for c in self.channels.values() if c.opened and c.stored and now - c.checked_at > interval]
+        if silent and (self._checking is None or self._checking.done()):
+            self._checking = self.spawn(self._check(silent))
+        self.wheel.at(now + interval / 4, self._check_silent)
+
+    async def _check(self, channels: list[Channel]) -> None:
+        for first in range(0, len(channels), CHECKS_AT_ONCE):
+            await asyncio.gather(*(channel.check() for channel in channels[first : first + CHECKS_AT_ONCE]))
+
+    # Tasks
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine that the hub owns: it is cancelled at the stop, and its failure does not go unseen."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None and not isinstance(failure, StoreError | Refused):
+            log.error("a task failed", exc_info=failure)
