@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "channel": {
         "namespaces": [
             {"name": "bench", **OPEN, "history_size": 300, "history_ttl": "120s", "force_recovery": True},
-            {"name": "volatile", **OPEN, "history_size": 0, "force_recovery": False},
+            {"name": "volatile", **OPEN, "history_size": 0},
         ]
     },
 }

@@ -62,8 +62,9 @@ export class Stream {
   }
 
   #subscribed(channel, { epoch, offset = 0, recovered, was_recovering: recovering }) {
-    if (epoch) this.#memory.positions[channel] = { epoch, offset };
-    else delete this.#memory.positions[channel];
+    // Recovered: what is new counts from where we were, and each replayed publication moves us on.
+    if (!epoch) delete this.#memory.positions[channel];
+    else if (!recovered || !this.#memory.positions[channel]) this.#memory.positions[channel] = { epoch, offset };
     this.#tellPosition(channel);
     if (!recovering) return;
     this.#summary.fresh = false;

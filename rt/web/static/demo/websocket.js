@@ -88,8 +88,9 @@ export class Socket {
   #subscribed(channel, summary, error, result) {
     if (error) this.#unsubscribed(channel, error, error.temporary || error.code < 100);
     else {
-      if (result.recoverable) this.#positions[channel] = { epoch: result.epoch, offset: result.offset ?? 0 };
-      else delete this.#positions[channel];
+      // Recovered: what is new counts from where we were, and each publication in the reply moves us on.
+      if (!result.recoverable) delete this.#positions[channel];
+      else if (!result.recovered) this.#positions[channel] = { epoch: result.epoch, offset: result.offset ?? 0 };
       this.#tellPosition(channel);
       if (result.was_recovering) {
         summary.fresh = false;
