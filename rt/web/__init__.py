@@ -1,1 +1,1 @@
-"""The doors: sockets, headers and HTTP. What comes in is handed on, what goes out is written; nothing is decided here."""
+"""The doors: sockets, headers, HTTP. What comes in is handed on, what goes out is written; policies live elsewhere."""

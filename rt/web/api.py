@@ -1,0 +1,129 @@
+"""The door of the server API: ``POST /api/<method>`` for backends, with a key.
+
+Here is what all methods have in common: the URL, the verb, the key, the two ways to tell an error. An error
+of the application is an answer like any other, with status 200, unless the caller or the config asks for the mode
+``transport``, where it decides the status.
+"""
+
+from __future__ import annotations
+
+import hmac
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rt import errors
+from rt.broker import Broker
+from rt.config import Config
+from rt.metrics import Metrics
+from rt.web.batch import error_object
+from rt.web.methods import WRONG_SHAPE, Methods
+
+if TYPE_CHECKING:
+    from rt.web.request import Request
+
+PREFIX = "/api/"
+
+NOT_YET = frozenset(
+    {"subscribe", "unsubscribe", "disconnect", "refresh", "presence", "presence_stats", "channels", "rpc"}
+)
+"""Methods of the API that callers may know and this server does not carry out: error 104."""
+
+STATUS = {100: 500, 102: 404, 104: 404, 107: 400, 108: 400, 111: 429, 112: 416, 113: 409}
+"""Error code -> HTTP status in the mode ``transport``; 400 for others."""
+
+RETRY = (("Retry-After", "1"),)
+"""Sent with an error that is temporary, in either mode: try again in a second."""
+
+_UNKNOWN = "unknown"
+
+
+class Api:
+    """The server API of one worker. :meth:`door` is called with every request under ``/api``, its body complete."""
+
+    def __init__(self, config: Config, broker: Broker, metrics: Metrics) -> None:
+        self._methods = Methods(config, broker)
+        self._count = metrics.api
+        self.reload(config)
+
+    def reload(self, config: Config) -> None:
+        """Use the keys, mode and namespaces of another config from the next request on."""
+        self._methods.reload(config)
+        self._key = config.http_api.key.encode()
+        self._open = config.http_api.insecure
+        self._transport = config.http_api.error_mode == "transport"
+
+    async def stop(self) -> None:
+        """End what is under way; to be called when no more requests come and before the broker stops."""
+        await self._methods.stop()
+
+    def door(self, request: Request) -> None:
+        """Answer one request, now or when the store has answered."""
+        name = request.path.removeprefix(PREFIX)
+        method = self._methods.by_name.get(name)
+        if method is None and name not in NOT_YET:
+            self._refuse(request, _UNKNOWN, 404, b"Not Found")
+        elif request.method != "POST":
+            self._refuse(request, name, 405, b"Method Not Allowed", ("Allow", "POST"))
+        elif not self._may_call(request):
+            self._refuse(request, name, 401, b"")
+        else:
+            self._call(request, name)
+
+    def _call(self, request: Request, name: str) -> None:
+        transport = self._transport or request.headers.get("X-Centrifugo-Error-Mode") == "transport"
+        done = partial(self._answer, request, name, transport)
+        method = self._methods.by_name.get(name)
+        if method is None:
+            done(errors.METHOD_NOT_FOUND)
+            return
+        try:
+            # The decoder looks at the text it converts, but not at what it only passes on.
+            if not request.body.isascii():
+                request.body.decode()
+            method(request.body, done)
+        except errors.Refused as refused:
+            done(refused.error)
+        except WRONG_SHAPE:
+            self._refuse(request, name, 400, b"Bad Request")
+
+    def _may_call(self, request: Request) -> bool:
+        if self._open:
+            return True
+        presented = _presented_key(request)
+        return bool(self._key) and presented is not None and hmac.compare_digest(presented, self._key)
+
+    def _answer(self, request: Request, name: str, transport: bool, outcome: bytes | errors.Error) -> None:
+        if not isinstance(outcome, errors.Error):
+            # A batch stands without the wrapper that all others have.
+            request.reply(200, outcome if name == "batch" else b'{"result":%b}' % outcome)
+            self._count(name, 0)
+            return
+        headers = RETRY if outcome.temporary else ()
+        if transport:
+            request.reply(STATUS.get(outcome.code, 400), error_object(outcome), headers=headers)
+        else:
+            request.reply(200, b'{"error":%b}' % error_object(outcome), headers=headers)
+        self._count(name, outcome.code)
+
+    def _refuse(self, request: Request, name: str, status: int, words: bytes, *headers: tuple[str, str]) -> None:
+        request.reply(status, words, content_type="text/plain" if words else None, headers=headers)
+        self._count(name, status)
+
+
+def _presented_key(request: Request) -> bytes | None:
+    """The key that the caller shows, from the first of the three places that has one.
+
+    As bytes, since comparing in constant time needs bytes and a header may hold any. A header sent twice is joined by a
+    comma and fits no key.
+    """
+    key = request.headers.get("X-API-Key")
+    if key is None:
+        scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
+        key = rest.strip() if scheme.lower() == "apikey" else None
+    if key is not None:
+        return key.encode("latin-1", "replace")
+    try:
+        values = request.query.get("api_key")
+    except ValueError:  # a query that cannot be read has no key in it
+        return None
+    return values[0].encode() if values else None

@@ -1,0 +1,159 @@
+"""Callers of the server API over a store that answers what a test wants, for what a real store cannot be made to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs
+
+from tornado.httputil import HTTPHeaders
+
+from rt import errors
+from rt.broker import Broker, Published, PublishOptions
+from rt.config import Channel, Config, HttpApi, Namespace
+from rt.metrics import Metrics
+from rt.protocol.publication import Page, Position, Publication
+from rt.web.api import Api
+
+if TYPE_CHECKING:
+    from rt.web.request import Request
+
+DOWN = errors.StoreError("not connected", definite=True)
+CONFIG = Config(
+    http_api=HttpApi(key="kéy"),
+    channel=Channel(
+        namespaces=(
+            Namespace(name="live", history_size=0),
+            Namespace(name="objects", publication_data_format="json_object"),
+        )
+    ),
+)
+
+
+class FakeRequest:
+    """A request as the router hands it over, which keeps what it is answered."""
+
+    def __init__(
+        self, path: str, body: bytes, *, method: str = "POST", headers: Sequence[tuple[str, str]] = (), query: str = ""
+    ) -> None:
+        self.path, self.body, self.method = path, body, method
+        self.raw_query = query
+        self.headers = HTTPHeaders()
+        for name, value in headers:
+            self.headers.add(name, value)
+        self.answers: list[tuple[int, bytes]] = []
+        self.sent: dict[str, str] = {}
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """As of the real one: ValueError when it is not UTF-8."""
+        return parse_qs(self.raw_query, keep_blank_values=True, errors="strict")
+
+    def reply(
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: str | None = "application/json",
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Keep the answer."""
+        self.answers.append((status, body))
+        self.sent = dict(headers) | ({"Content-Type": content_type} if content_type else {})
+
+
+class FakeBroker:
+    """A store in a list, whose answers come in a later turn of the loop, or an error that a test sets."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes, PublishOptions]] = []
+        self.reads: list[tuple[Any, ...]] = []
+        self.removed: list[str] = []
+        self.error: BaseException | None = None
+        self.page = Page(Position("x", 7), [Publication(b'{"data":{"n":7}}', "x", 7)])
+        self.nodes = [b'{"uid":"1","name":"a","num_clients":3}', b'{"name":"no uid"}', b"junk"]
+        self.open = 0
+        self.most_open = 0
+
+    def _later(self, result: Any) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        loop.call_soon(self._answer, future, result)
+        return future
+
+    def _answer(self, future: asyncio.Future[Any], result: Any) -> None:
+        self.open -= 1
+        if isinstance(self.error, asyncio.CancelledError):
+            future.cancel()
+        elif self.error is not None:
+            future.set_exception(self.error)
+        else:
+            future.set_result(result)
+
+    def publish(self, channel: str, body: bytes, options: PublishOptions) -> asyncio.Future[Published]:
+        """Offsets are counted over all channels; without history there are none."""
+        self.published.append((channel, body, options))
+        position = Position("x", len(self.published)) if options.history_size else Position("", 0)
+        return self._later(Published(position, False))
+
+    def history(self, channel: str, **options: Any) -> asyncio.Future[Page]:
+        """The same page, whatever is asked."""
+        self.reads.append((channel, options))
+        return self._later(self.page)
+
+    def position(self, channel: str, meta_ttl: float) -> asyncio.Future[Position]:
+        """The top of the page."""
+        return self._later(self.page.top)
+
+    def remove_history(self, channel: str) -> asyncio.Future[None]:
+        """Remember that it was asked."""
+        self.removed.append(channel)
+        return self._later(None)
+
+    async def workers(self) -> list[bytes]:
+        """One worker, and two entries that make no sense."""
+        return cast("list[bytes]", await self._later(self.nodes))
+
+
+class Caller:
+    """Calls the API of one store, as a backend would."""
+
+    def __init__(self, config: Config = CONFIG) -> None:
+        self.config = config
+        self.broker = FakeBroker()
+        self.metrics = Metrics()
+
+    def call(self, name: str, params: Any = None, **options: Any) -> Any:
+        """The decoded body of a successful call."""
+        request = self.request(name, params, **options)
+        assert request.answers[0][0] == 200
+        assert request.sent["Content-Type"] == "application/json"
+        return json.loads(request.answers[0][1])
+
+    def request(self, name: str, params: Any = None, *, key: str | None = "kéy", **options: Any) -> FakeRequest:
+        """The request after it was answered, which must happen exactly once."""
+        body = params if isinstance(params, bytes) else json.dumps({} if params is None else params).encode()
+        headers = list(options.pop("headers", ()))
+        if key is not None:
+            headers.append(("X-API-Key", key.encode().decode("latin-1")))
+        request = FakeRequest(f"/api/{name}", body, headers=headers, **options)
+
+        async def run() -> None:
+            api = Api(self.config, cast(Broker, self.broker), self.metrics)
+            api.door(cast("Request", request))
+            for _ in range(5000):
+                if request.answers:
+                    break
+                await asyncio.sleep(0)
+
+        asyncio.run(run())
+        assert len(request.answers) == 1
+        return request
+
+
+def with_api(**options: Any) -> Config:
+    """The usual config with another ``http_api``."""
+    return Config(http_api=HttpApi(key="kéy", **options), channel=CONFIG.channel)

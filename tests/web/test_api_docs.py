@@ -1,0 +1,45 @@
+"""docs/api.md describes the methods that there are, with the bounds of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+from rt.broker import Broker
+from rt.config import Config
+from rt.delivery import publishing
+from rt.protocol import payload
+from rt.web import api, batch, methods
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+
+
+def test_each_method_has_its_section_and_its_example() -> None:
+    """A heading and a call with curl, for the methods of the table and no other."""
+    known = list(methods.Methods(Config(), cast(Broker, None)).by_name)
+    sections = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")}
+    assert {name for name in sections if re.fullmatch(r"[a-z_]+", name)} == set(known)
+    assert all(f"/api/{name} " in sections[name] for name in known)
+
+
+def test_methods_that_are_not_there_are_named() -> None:
+    """Who looks for one finds that it answers 104."""
+    assert all(f"`{name}`" in PAGE for name in api.NOT_YET)
+
+
+def test_bounds_and_statuses_are_those_of_the_code() -> None:
+    """Numbers in the page cannot go stale."""
+    for words in (
+        f"1 to {methods.BROADCAST_CHANNELS}",
+        f"at most {methods.BROADCAST_BYTES >> 20} MiB",
+        f"Up to {methods.BATCH_COMMANDS}",
+        f"{methods.BATCH_WINDOW} at a time",
+        f"beyond {batch.REPLY_BYTES >> 20} MiB",
+        f"at most {publishing.KEY_LENGTH} bytes",
+        f"At most {payload.DEPTH} levels",
+    ):
+        assert words in " ".join(PAGE.split()), words
+    assert "100 → 500, 102 and 104 → 404, 107 and 108 → 400, 112 → 416" in PAGE
+    assert {api.STATUS[code] for code in (102, 104)} == {404} and {api.STATUS[code] for code in (107, 108)} == {400}
+    assert (api.STATUS[100], api.STATUS[112]) == (500, 416)
