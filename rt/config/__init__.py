@@ -1,0 +1,55 @@
+"""The config: one YAML file becomes frozen objects, or a list of every mistake in it.
+
+>>> load(None, {"RT_SERVER_PORT": "8001"}).server.port
+8001
+"""
+
+from rt.config.load import decode, encode, load, parse
+from rt.config.manual import Entry, defaults, describe
+from rt.config.page import markdown
+from rt.config.problem import ConfigError, Problem
+from rt.config.schema import (
+    Channel,
+    Client,
+    Config,
+    Connections,
+    Delivery,
+    HttpApi,
+    Internal,
+    Limits,
+    Namespace,
+    Pacing,
+    Redis,
+    RedisTls,
+    Server,
+    Tls,
+    Token,
+)
+
+__all__ = [
+    "Channel",
+    "Client",
+    "Config",
+    "ConfigError",
+    "Connections",
+    "Delivery",
+    "Entry",
+    "HttpApi",
+    "Internal",
+    "Limits",
+    "Namespace",
+    "Pacing",
+    "Problem",
+    "Redis",
+    "RedisTls",
+    "Server",
+    "Tls",
+    "Token",
+    "decode",
+    "defaults",
+    "describe",
+    "encode",
+    "load",
+    "markdown",
+    "parse",
+]

@@ -1,0 +1,90 @@
+"""docs/config.md, made from the schema and the rules, so that it cannot say anything else than they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rt.config import rules, schema
+from rt.config.manual import Entry, entries
+
+_HEAD = """\
+# Configuration
+
+<!-- Made by `python server.py defaults --markdown > docs/config.md`; change rt/config/ instead. -->
+
+Everything an operator decides is in one YAML file. A file needs only the keys that it changes; with no file at all
+nothing can connect and nothing can be published. `python server.py defaults` prints a file with every key and its
+default, `python server.py check FILE` tells what is wrong with one, and `config/` has a file for development and one
+for production. Where [Centrifugo](https://centrifugal.dev) has a key of the same name and section, it means the same.
+
+## How values are written
+
+- **Durations** have a unit: `250ms`, `25s`, `5m`, `12h`, `30d`; `1h30m` is understood.
+- **Sizes** are bytes, or have a binary unit: `65536`, `64KiB`, `1MiB`.
+- **Flags** are `true` or `false`. What YAML 1.1 calls a flag besides (`yes`, `on`, `y`) is refused, and so are numbers
+  in octal, hexadecimal, base 60 or scientific form: no value ever means something else than what is read.
+- **Anchors, aliases, merge keys and tags** are refused. A value that begins with `*`, `&` or `!` needs quotes.
+- **Relative paths** start at the working directory of the server.
+
+## Environment and secret files
+
+- `${NAME}` anywhere in a value takes the environment variable `NAME`. One that is unset or empty is a mistake. `$${`
+  is a plain `${`.
+- `RT_` and the path of a key in capitals takes the place of that key: `RT_SERVER_PORT=8001` is
+  `server: {port: 8001}`. Lists are separated by spaces or commas. The keys of single namespaces have no variable. A
+  variable whose name begins like that and names no key is a mistake, unless the file uses it as `${...}`.
+- Every secret `key` has a twin `key_file`: the path of a file that holds it, for systemd's `LoadCredential=` or a
+  container's mounted secrets. One line end at its end is dropped.
+
+## Mistakes
+
+A config with a mistake is never used: the server does not start (exit status 78), or keeps the config it has (SIGHUP).
+All mistakes are told at once, one per line, as file, line, key, what was found and what is allowed. Secrets are not
+printed.
+
+```
+config/site.yaml:3: server.port: found 80000, expected a whole number from 1 to 65535
+config/site.yaml:9: client.pong_timeot: found an unknown key, expected pong_timeout perhaps
+```
+
+## Keys
+"""
+
+_RULES = """\
+## What must hold between keys
+"""
+
+_PRODUCTION = """
+## What `mode: production` adds
+"""
+
+
+def markdown() -> str:
+    """The text of docs/config.md."""
+    parts = [_HEAD, *_tables(), _RULES, *_sentences(rules.RULES), _PRODUCTION, *_sentences(rules.PRODUCTION), ""]
+    return "\n".join(parts)
+
+
+def _tables() -> Iterator[str]:
+    config = schema.Config()
+    for name, key in schema.keys(schema.Config).items():
+        yield f"### {name}\n\n{key.sentence}\n\n| key | default | allowed | what it does |\n|---|---|---|---|"
+        for entry in entries(getattr(config, name), ""):
+            # A namespace has the keys of without_namespace, which are listed already.
+            repeated = entry.path.startswith("namespaces[].") and entry.path != "namespaces[].name"
+            if entry.default and not repeated:
+                yield _row(entry)
+        yield ""
+
+
+def _row(entry: Entry) -> str:
+    default = entry.default if not entry.literal else f"`{entry.default}`"
+    return f"| `{entry.path}` | {default} | {_cell(entry.kind)} | {_cell(entry.sentence)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def _sentences(these: tuple[rules.Rule, ...]) -> Iterator[str]:
+    return (f"- {(rule.__doc__ or '').strip()}" for rule in these)

@@ -1,0 +1,266 @@
+"""What must hold between keys. Each rule is a function whose docstring is the sentence of the manual.
+
+A rule yields :class:`Finding` objects. One is dropped when a key it needs was already reported, so that a
+mistake is told once.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from rt.config.problem import Place, shown
+from rt.config.reader import read_small
+from rt.config.schema import Config, Namespace
+
+HMAC_KEY_SIZE = 32
+API_KEY_SIZE = 16
+
+
+class Finding(NamedTuple):
+    """A broken rule: the key to point at, what was found, what is expected; ``needs`` are the other keys involved."""
+
+    path: str
+    found: str
+    allowed: str
+    needs: tuple[str, ...] = ()
+
+
+class Draft(NamedTuple):
+    """A config whose values fit one by one; ``places`` has the keys that were written, by path."""
+
+    config: Config
+    places: Mapping[str, Place]
+
+    def namespaces(self) -> Iterator[tuple[str, Namespace]]:
+        """Every namespace, with its path."""
+        yield "channel.without_namespace", self.config.channel.without_namespace
+        for index, namespace in enumerate(self.config.channel.namespaces):
+            yield f"channel.namespaces[{index}]", namespace
+
+
+Rule = Callable[[Draft], Iterator[Finding]]
+
+
+def ports_differ(draft: Draft) -> Iterator[Finding]:
+    """`server.port` and `server.internal.port` differ."""
+    server = draft.config.server
+    if server.port == server.internal.port:
+        yield Finding("server.internal.port", str(server.port), "another port than server.port", ("server.port",))
+
+
+def pong_before_ping(draft: Draft) -> Iterator[Finding]:
+    """`client.pong_timeout` is shorter than `client.ping_interval`."""
+    client = draft.config.client
+    if client.pong_timeout >= client.ping_interval:
+        found, allowed = f"{client.pong_timeout:g}s", f"less than ping_interval ({client.ping_interval:g}s)"
+        yield Finding("client.pong_timeout", found, allowed, ("client.ping_interval",))
+
+
+def low_below_high(draft: Draft) -> Iterator[Finding]:
+    """`delivery.low_watermark` is below `delivery.high_watermark`."""
+    delivery = draft.config.delivery
+    if delivery.low_watermark >= delivery.high_watermark:
+        found, allowed = (
+            f"{delivery.low_watermark} bytes",
+            f"less than high_watermark ({delivery.high_watermark} bytes)",
+        )
+        yield Finding("delivery.low_watermark", found, allowed, ("delivery.high_watermark",))
+
+
+def pacing_grows(draft: Draft) -> Iterator[Finding]:
+    """`delivery.pacing.first` is not longer than `delivery.pacing.max`."""
+    pacing = draft.config.delivery.pacing
+    if pacing.first > pacing.max:
+        found, allowed = f"{pacing.first:g}s", f"at most max ({pacing.max:g}s)"
+        yield Finding("delivery.pacing.first", found, allowed, ("delivery.pacing.max",))
+
+
+def names_unique(draft: Draft) -> Iterator[Finding]:
+    """No two namespaces have the same name."""
+    seen: Counter[str] = Counter()
+    for index, namespace in enumerate(draft.config.channel.namespaces):
+        seen[namespace.name] += 1
+        if namespace.name and seen[namespace.name] > 1:
+            yield Finding(f"channel.namespaces[{index}].name", f"{namespace.name} again", "a name of its own")
+
+
+def history_whole(draft: Draft) -> Iterator[Finding]:
+    """`history_size` and `history_ttl`, where both are written, are both zero or both not."""
+    for path, namespace in draft.namespaces():
+        both = {f"{path}.history_size", f"{path}.history_ttl"} <= draft.places.keys()
+        if both and (namespace.history_size > 0) != (namespace.history_ttl > 0):
+            found = f"{namespace.history_ttl:g}s with history_size {namespace.history_size}"
+            yield Finding(f"{path}.history_ttl", found, "both zero or both not", (f"{path}.history_size",))
+
+
+def meta_outlives(draft: Draft) -> Iterator[Finding]:
+    """`history_meta_ttl` is not shorter than `history_ttl`."""
+    for path, namespace in draft.namespaces():
+        if namespace.history_meta_ttl < namespace.history_ttl:
+            found, allowed = f"{namespace.history_meta_ttl:g}s", f"at least history_ttl ({namespace.history_ttl:g}s)"
+            yield Finding(f"{path}.history_meta_ttl", found, allowed, (f"{path}.history_ttl",))
+
+
+_NEED_HISTORY = (
+    "force_positioning",
+    "allow_positioning",
+    "force_recovery",
+    "allow_recovery",
+    "allow_history_for_subscriber",
+    "allow_history_for_client",
+    "allow_history_for_anonymous",
+)
+
+
+def history_needed(draft: Draft) -> Iterator[Finding]:
+    """Positioning, recovery (`cache` too), permission to read history and `slow: catch_up` need history."""
+    for path, namespace in draft.namespaces():
+        if namespace.history:
+            continue
+        needs = (f"{path}.history_size", f"{path}.history_ttl")
+        allowed = "false, or history_size and history_ttl above zero"
+        for name in _NEED_HISTORY:
+            # The loaded object has force_recovery off already, so what was written is told apart by its place.
+            if getattr(namespace, name) or (name == "force_recovery" and f"{path}.{name}" in draft.places):
+                yield Finding(f"{path}.{name}", "true without history", allowed, needs)
+        if namespace.force_recovery_mode == "cache":
+            yield Finding(f"{path}.force_recovery_mode", "cache without history", "stream, or history", needs)
+        if namespace.slow == "catch_up":
+            yield Finding(f"{path}.slow", "catch_up without history", "disconnect, or history", needs)
+
+
+def anonymous_too(draft: Draft) -> Iterator[Finding]:
+    """A permission `..._for_anonymous` goes with the same one `..._for_client`."""
+    for path, namespace in draft.namespaces():
+        for verb in ("subscribe", "publish", "history"):
+            client = f"allow_{verb}_for_client"
+            if getattr(namespace, f"allow_{verb}_for_anonymous") and not getattr(namespace, client):
+                found, allowed = f"true without {client}", f"{client}: true beside it"
+                yield Finding(f"{path}.allow_{verb}_for_anonymous", found, allowed, (f"{path}.{client}",))
+
+
+def previous_key_has_successor(draft: Draft) -> Iterator[Finding]:
+    """`hmac_previous_secret_key` stands beside a `hmac_secret_key`."""
+    token = draft.config.client.token
+    if token.hmac_previous_secret_key and not token.hmac_secret_key:
+        path = "client.token.hmac_previous_secret_key"
+        yield Finding(path, "no hmac_secret_key beside it", "both keys", ("client.token.hmac_secret_key",))
+
+
+def store_settings_apply(draft: Draft) -> Iterator[Finding]:
+    """`redis.password` stands beside a URL without one that is not `embedded`; `redis.tls` beside a `rediss://` URL."""
+    redis = draft.config.redis
+    if redis.password and redis.url == "embedded":
+        yield Finding("redis.password", "a password for the embedded store", "a url beside it", ("redis.url",))
+    elif redis.password and urlsplit(redis.url).password:
+        yield Finding("redis.password", "a second password (the url has one)", "one of them", ("redis.url",))
+    if not redis.url.startswith("rediss:"):
+        set_for_tls = {"ca_file": redis.tls.ca_file is not None, "verify": not redis.tls.verify}
+        for name in (name for name, is_set in set_for_tls.items() if is_set):
+            yield Finding(f"redis.tls.{name}", "a store without TLS", "a rediss:// url beside it", ("redis.url",))
+
+
+def certificates_load(draft: Draft) -> Iterator[Finding]:
+    """Certificates and keys can be read, and belong together."""
+    tls, ca_file = draft.config.server.tls, draft.config.redis.tls.ca_file
+    if tls is not None and tls.cert_file and tls.key_file:
+        needs = ("server.tls.cert_file", "server.tls.key_file")
+        unreadable = [path for path, file in zip(needs, (tls.cert_file, tls.key_file), strict=True) if _reason(file)]
+        for path in unreadable:
+            yield Finding(path, _reason(getattr(tls, path.rpartition(".")[2])), "a readable file in PEM")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if not unreadable and not _loads(lambda: context.load_cert_chain(tls.cert_file, tls.key_file, lambda: "")):
+            allowed = "a certificate and its own key without a passphrase, in PEM"
+            yield Finding("server.tls", "files that TLS cannot use", allowed, needs)
+    if ca_file is not None:
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        reason = _reason(ca_file)
+        if reason or not _loads(lambda: trust.load_verify_locations(ca_file)):
+            yield Finding("redis.tls.ca_file", reason or "a file without certificates", "certificates in PEM")
+
+
+def _reason(file: str) -> str:
+    """Why a file cannot be read; empty when it can."""
+    try:
+        read_small(file, 1)
+    except OSError as error:
+        return f"a file that cannot be read ({error.strerror})"
+    return ""
+
+
+def _loads(load: Callable[[], None]) -> bool:
+    try:
+        load()
+    except (OSError, ValueError):  # ssl.SSLError is an OSError; an endless passphrase a ValueError
+        return False
+    return True
+
+
+def not_insecure(draft: Draft) -> Iterator[Finding]:
+    """`client.insecure`, `http_api.insecure` and `server.demo` are off."""
+    config = draft.config
+    allowed = "false in production"
+    if config.client.insecure:
+        yield Finding("client.insecure", "true", allowed)
+    if config.http_api.insecure:
+        yield Finding("http_api.insecure", "true", allowed)
+    if config.server.demo:
+        yield Finding("server.demo", "true", allowed)
+
+
+def origins_named(draft: Draft) -> Iterator[Finding]:
+    """`client.allowed_origins` lets in no page of any host: neither `*` nor `https://*`."""
+    for index, origin in enumerate(draft.config.client.allowed_origins):
+        if origin == "*" or origin.partition("://")[2].partition(":")[0] == "*":
+            yield Finding(f"client.allowed_origins[{index}]", shown(origin), "named hosts in production")
+
+
+def keys_strong(draft: Draft) -> Iterator[Finding]:
+    """Token keys have at least 32 bytes, the API key 16; only a server for anonymous users may lack a token key."""
+    client, api = draft.config.client, draft.config.http_api
+    token, anonymous = client.token, client.allow_anonymous_connect_without_token
+    secrets = [
+        ("client.token.hmac_secret_key", token.hmac_secret_key, HMAC_KEY_SIZE, anonymous),
+        ("client.token.hmac_previous_secret_key", token.hmac_previous_secret_key, HMAC_KEY_SIZE, True),
+        ("http_api.key", api.key, API_KEY_SIZE, False),
+    ]
+    for path, secret, size, may_lack in secrets:
+        length = len(secret.encode())
+        if length < size and not (may_lack and not secret):
+            found = f"a secret of {length} bytes" if secret else "no secret"
+            yield Finding(path, found, f"at least {size} bytes in production")
+
+
+def store_checked(draft: Draft) -> Iterator[Finding]:
+    """The certificate of a `rediss://` store is verified."""
+    redis = draft.config.redis
+    if redis.url.startswith("rediss:") and not redis.tls.verify:
+        yield Finding("redis.tls.verify", "false", "true in production")
+
+
+RULES: tuple[Rule, ...] = (
+    ports_differ,
+    pong_before_ping,
+    low_below_high,
+    pacing_grows,
+    names_unique,
+    history_whole,
+    meta_outlives,
+    history_needed,
+    anonymous_too,
+    previous_key_has_successor,
+    store_settings_apply,
+    certificates_load,
+)
+PRODUCTION: tuple[Rule, ...] = (not_insecure, origins_named, keys_strong, store_checked)
+
+
+def findings(draft: Draft) -> Iterator[Finding]:
+    """Every broken rule of the config's mode."""
+    production = draft.config.server.mode == "production"
+    for rule in (*RULES, *PRODUCTION) if production else RULES:
+        yield from rule(draft)
