@@ -1,0 +1,222 @@
+"""Rules between keys: each broken one is told at the key to change, and only there."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from rt.config import Config, ConfigError, parse
+from rt.config.rules import PRODUCTION, RULES
+
+OFF = "f:1: channel.without_namespace."
+NO_HISTORY = "true without history, expected false, or history_size and history_ttl above zero"
+
+BROKEN = [
+    ("server: {port: 9000}", "f:1: server.internal.port: found 9000, expected another port than server.port"),
+    ("client: {pong_timeout: 25s}", "f:1: client.pong_timeout: found 25s, expected less than ping_interval (25s)"),
+    ("client:\n  ping_interval: 8s", "f:2: client.pong_timeout: found 8s, expected less than ping_interval (8s)"),
+    (
+        "delivery: {low_watermark: 1MiB}",
+        "f:1: delivery.low_watermark: found 1048576 bytes, expected less than high_watermark (1048576 bytes)",
+    ),
+    ("delivery: {pacing: {max: 100ms}}", "f:1: delivery.pacing.first: found 0.5s, expected at most max (0.1s)"),
+    (
+        "channel:\n  namespaces:\n  - name: aa\n  - name: aa",
+        "f:4: channel.namespaces[1].name: found aa again, expected a name of its own",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 0, history_ttl: 5s}}",
+        f"{OFF}history_ttl: found 5s with history_size 0, expected both zero or both not",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 1, history_ttl: 0}}",
+        f"{OFF}history_ttl: found 0s with history_size 1, expected both zero or both not",
+    ),
+    (
+        "channel: {without_namespace: {history_meta_ttl: 60s}}",
+        f"{OFF}history_meta_ttl: found 60s, expected at least history_ttl (120s)",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 0, force_recovery: true}}",
+        f"{OFF}force_recovery: found {NO_HISTORY}",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 0, allow_recovery: true}}",
+        f"{OFF}allow_recovery: found {NO_HISTORY}",
+    ),
+    (
+        "channel: {without_namespace: {history_ttl: 0s, force_positioning: true}}",
+        f"{OFF}force_positioning: found {NO_HISTORY}",
+    ),
+    (
+        "channel: {without_namespace: {history_ttl: 0s, allow_history_for_client: true}}",
+        f"{OFF}allow_history_for_client: found {NO_HISTORY}",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 0, force_recovery_mode: cache}}",
+        f"{OFF}force_recovery_mode: found cache without history, expected stream, or history",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 0, slow: catch_up}}",
+        f"{OFF}slow: found catch_up without history, expected disconnect, or history",
+    ),
+    (
+        "channel: {without_namespace: {allow_publish_for_anonymous: true}}",
+        f"{OFF}allow_publish_for_anonymous: found true without allow_publish_for_client, "
+        "expected allow_publish_for_client: true beside it",
+    ),
+    (
+        "client: {token: {hmac_previous_secret_key: a}}",
+        "f:1: client.token.hmac_previous_secret_key: found no hmac_secret_key beside it, expected both keys",
+    ),
+    ("redis: {password: a}", "f:1: redis.password: found a password for the embedded store, expected a url beside it"),
+    (
+        "redis: {url: 'redis://u:p@h', password: a}",
+        "f:1: redis.password: found a second password (the url has one), expected one of them",
+    ),
+    (
+        "redis: {url: 'redis://h', tls: {verify: false}}",
+        "f:1: redis.tls.verify: found a store without TLS, expected a rediss:// url beside it",
+    ),
+    (
+        "redis: {url: 'rediss://h', tls: {ca_file: /nowhere}}",
+        "f:1: redis.tls.ca_file: found a file that cannot be read (No such file or directory), "
+        "expected certificates in PEM",
+    ),
+]
+
+SAFE = {"RT_CLIENT_TOKEN_HMAC_SECRET_KEY": "k" * 32, "RT_HTTP_API_KEY": "a" * 16, "RT_SERVER_MODE": "production"}
+INSECURE = [
+    ("client: {insecure: true}", "f:1: client.insecure: found true, expected false in production"),
+    ("http_api: {insecure: true}", "f:1: http_api.insecure: found true, expected false in production"),
+    ("server: {demo: true}", "f:1: server.demo: found true, expected false in production"),
+    ("client: {allowed_origins: ['*']}", "f:1: client.allowed_origins[0]: found *, expected named hosts in production"),
+    (
+        "client: {allowed_origins: ['https://a.com', 'https://*:8443']}",
+        "f:1: client.allowed_origins[1]: found https://*:8443, expected named hosts in production",
+    ),
+    (
+        "client: {token: {hmac_previous_secret_key: short}}",
+        "f:1: client.token.hmac_previous_secret_key: found a secret of 5 bytes, "
+        "expected at least 32 bytes in production",
+    ),
+    (
+        "redis: {url: 'rediss://h', tls: {verify: false}}",
+        "f:1: redis.tls.verify: found false, expected true in production",
+    ),
+]
+
+
+def mistakes(text: str, env: dict[str, str]) -> list[str]:
+    """The lines that a file gives."""
+    with pytest.raises(ConfigError) as caught:
+        parse(text.encode(), "f", env)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(("text", "line"), BROKEN, ids=[str(number) for number in range(len(BROKEN))])
+def test_broken_rule_gives_its_line(text: str, line: str) -> None:
+    """Values that are good alone and bad together are told in one line."""
+    assert mistakes(text, {}) == [line]
+
+
+@pytest.mark.parametrize(("text", "line"), INSECURE, ids=[str(number) for number in range(len(INSECURE))])
+def test_production_refuses_what_is_insecure(text: str, line: str) -> None:
+    """What development allows is a mistake in production, and nothing else is."""
+    assert mistakes(text, SAFE) == [line]
+
+
+@pytest.mark.parametrize(("text", "_"), [*INSECURE[:5], INSECURE[6]])
+def test_development_allows_what_is_insecure(text: str, _: str) -> None:
+    """The same files are good in development."""
+    assert isinstance(parse(text.encode(), "f", {}), Config)
+
+
+def test_production_wants_keys() -> None:
+    """Without or with short keys production does not start; the line points at the mode if nothing else is written."""
+    assert mistakes("server:\n  mode: production\n", {}) == [
+        "f:1: client.token.hmac_secret_key: found no secret, expected at least 32 bytes in production",
+        "f:1: http_api.key: found no secret, expected at least 16 bytes in production",
+    ]
+    short = mistakes("", SAFE | {"RT_CLIENT_TOKEN_HMAC_SECRET_KEY": "k" * 31, "RT_HTTP_API_KEY": "a" * 15})
+    assert short == [
+        "$RT_CLIENT_TOKEN_HMAC_SECRET_KEY: client.token.hmac_secret_key: "
+        "found a secret of 31 bytes, expected at least 32 bytes in production",
+        "$RT_HTTP_API_KEY: http_api.key: found a secret of 15 bytes, expected at least 16 bytes in production",
+    ]
+
+
+def test_production_for_anonymous_users_needs_no_token_key() -> None:
+    """Where everybody is anonymous there are no tokens to verify."""
+    text = b"client: {allow_anonymous_connect_without_token: true}"
+    env = {name: value for name, value in SAFE.items() if "HMAC" not in name}
+    assert parse(text, "f", env).client.token.hmac_secret_key == ""
+
+
+def test_every_rule_has_its_sentence() -> None:
+    """The manual takes each rule's docstring, so each has one of one line."""
+    for rule in (*RULES, *PRODUCTION):
+        assert rule.__doc__
+        assert "\n" not in rule.__doc__.strip()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A directory with cert.pem, its key.pem, another.pem (somebody else's key) and locked.pem (a passphrase on it)."""
+    key, another = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    plain, locked = serialization.NoEncryption(), serialization.BestAvailableEncryption(b"secret")
+    (tmp_path / "cert.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(pem))
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(pem, form, plain))
+    (tmp_path / "another.pem").write_bytes(another.private_bytes(pem, form, plain))
+    (tmp_path / "locked.pem").write_bytes(key.private_bytes(pem, form, locked))
+    return tmp_path
+
+
+def tls(directory: Path, cert: str, key: str) -> str:
+    """A file whose server section names two files of ``directory``."""
+    return f"server:\n  tls:\n    cert_file: {directory / cert}\n    key_file: {directory / key}\n"
+
+
+def test_certificate_with_its_key_is_good(certificate: Path) -> None:
+    """A certificate and its own key load; the same certificate may be the store's authority."""
+    text = tls(certificate, "cert.pem", "key.pem")
+    text += f"redis: {{url: 'rediss://h', tls: {{ca_file: {certificate / 'cert.pem'}}}}}\n"
+    config = parse(text.encode(), "f", {})
+    assert config.server.tls is not None
+    assert config.server.tls.key_file == str(certificate / "key.pem")
+
+
+@pytest.mark.parametrize("key", ["another.pem", "locked.pem", "cert.pem"])
+def test_certificate_with_another_key_is_refused(certificate: Path, key: str) -> None:
+    """Somebody else's key, a locked one (nobody is asked for the passphrase) or none at all is a mistake."""
+    expected = "expected a certificate and its own key without a passphrase, in PEM"
+    assert mistakes(tls(certificate, "cert.pem", key), {}) == [
+        f"f:2: server.tls: found files that TLS cannot use, {expected}"
+    ]
+
+
+def test_unreadable_certificate_is_told_at_its_key(certificate: Path) -> None:
+    """A file that is not there is told at the key that names it."""
+    assert mistakes(tls(certificate, "cert.pem", "missing.pem"), {}) == [
+        "f:4: server.tls.key_file: found a file that cannot be read (No such file or directory), "
+        "expected a readable file in PEM"
+    ]
+
+
+def test_authority_without_certificates_is_refused(certificate: Path) -> None:
+    """A key in place of the authority's certificates is a mistake."""
+    text = f"redis: {{url: 'rediss://h', tls: {{ca_file: {certificate / 'key.pem'}}}}}"
+    assert mistakes(text, {}) == [
+        "f:1: redis.tls.ca_file: found a file without certificates, expected certificates in PEM"
+    ]
