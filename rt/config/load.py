@@ -34,7 +34,7 @@ def parse(data: bytes, file: str, env: Mapping[str, str] | None = None) -> Confi
     config = read.section(Config, tree, "")
     problems += read.problems
     failed = read.failed
-    for finding in rules.findings(rules.Draft(config, read.places)):
+    for finding in rules.findings(rules.Draft(config, read.places, read.written)):
         if not any(_covers(bad, path) for bad in failed for path in (finding.path, *finding.needs)):
             place = _place(read.places, finding.path, finding.needs) or Place(file, 1 if data else 0)
             problems.append(Problem(place.file, place.line, finding.path, finding.found, finding.allowed))

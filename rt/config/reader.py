@@ -21,12 +21,14 @@ S = TypeVar("S", bound=schema.Section)
 
 
 class Reader:
-    """Reads one tree. ``places`` tells where each written key stands, ``failed`` has the paths that did not fit."""
+    """Reads one tree. What was written has its place and value in ``places`` and ``written``, by path; what did
+    not fit is in ``failed``."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self.problems: list[Problem] = []
         self.places: dict[str, Place] = {}
+        self.written: dict[str, Any] = {}
         self.failed: set[str] = set()
 
     def refuse(self, place: Place, path: str, found: str, allowed: str) -> None:
@@ -74,7 +76,8 @@ class Reader:
         if isinstance(key.kind, Group):
             return self.section(key.kind.section, entry.node, inner, key.kind.omit)
         if isinstance(key.kind, Kind):
-            return self._scalar(key.kind, entry.node, inner, entry.place)
+            value = self.written[inner] = self._scalar(key.kind, entry.node, inner, entry.place)
+            return value
         return self._list(key.kind, entry.node, inner)
 
     def _list(self, kind: ListOf | Groups, node: source.Node, path: str) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from rt.config.problem import Place, shown
@@ -30,10 +30,11 @@ class Finding(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """A config whose values fit one by one; ``places`` has the keys that were written, by path."""
+    """A config whose values fit one by one. What was written has a place and (a scalar) a value, by path."""
 
     config: Config
     places: Mapping[str, Place]
+    written: Mapping[str, Any]
 
     def namespaces(self) -> Iterator[tuple[str, Namespace]]:
         """Every namespace, with its path."""
@@ -110,22 +111,19 @@ _NEED_HISTORY = (
     "allow_positioning",
     "force_recovery",
     "allow_recovery",
-    "allow_history_for_subscriber",
-    "allow_history_for_client",
-    "allow_history_for_anonymous",
 )
 
 
 def history_needed(draft: Draft) -> Iterator[Finding]:
-    """Positioning, recovery (`cache` too), permission to read history and `slow: catch_up` need history."""
+    """Positioning, recovery (`cache` too) and `slow: catch_up` need history."""
     for path, namespace in draft.namespaces():
         if namespace.history:
             continue
         needs = (f"{path}.history_size", f"{path}.history_ttl")
         allowed = "false, or history_size and history_ttl above zero"
         for name in _NEED_HISTORY:
-            # The loaded object has force_recovery off already, so what was written is told apart by its place.
-            if getattr(namespace, name) or (name == "force_recovery" and f"{path}.{name}" in draft.places):
+            # What was written counts: the object itself has force_recovery off already.
+            if draft.written.get(f"{path}.{name}"):
                 yield Finding(f"{path}.{name}", "true without history", allowed, needs)
         if namespace.force_recovery_mode == "cache":
             yield Finding(f"{path}.force_recovery_mode", "cache without history", "stream, or history", needs)

@@ -55,10 +55,6 @@ BROKEN = [
         f"{OFF}force_positioning: found {NO_HISTORY}",
     ),
     (
-        "channel: {without_namespace: {history_ttl: 0s, allow_history_for_client: true}}",
-        f"{OFF}allow_history_for_client: found {NO_HISTORY}",
-    ),
-    (
         "channel: {without_namespace: {history_size: 0, force_recovery_mode: cache}}",
         f"{OFF}force_recovery_mode: found cache without history, expected stream, or history",
     ),
@@ -157,6 +153,12 @@ def test_production_for_anonymous_users_needs_no_token_key() -> None:
     text = b"client: {allow_anonymous_connect_without_token: true}"
     env = {name: value for name, value in SAFE.items() if "HMAC" not in name}
     assert parse(text, "f", env).client.token.hmac_secret_key == ""
+
+
+def test_what_is_off_may_be_written() -> None:
+    """Without history recovery may be said to be off, and a permission to read history is no promise."""
+    text = b"channel: {without_namespace: {history_size: 0, force_recovery: false, allow_history_for_client: true}}"
+    assert not parse(text, "f", {}).channel.without_namespace.force_recovery
 
 
 def test_every_rule_has_its_sentence() -> None:
