@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -50,6 +50,7 @@ class Browser:
         self.path = path
         self.faults: list[str] = []
         self._ids = itertools.count(1)
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         self.folder = tempfile.TemporaryDirectory(prefix="rt-browser-", ignore_cleanup_errors=True)
@@ -61,7 +62,7 @@ class Browser:
             start_new_session=True,
         )
         try:
-            self.connection = self._connect()
+            self.connection = self._stack.enter_context(self._connect())
         except BaseException:
             self._end()
             raise
@@ -70,8 +71,8 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.connection.close()
         self._end()
+        self._stack.close()
 
     def _end(self) -> None:
         with suppress(ProcessLookupError):
@@ -79,7 +80,7 @@ class Browser:
         self.process.wait()
         self.folder.cleanup()
 
-    def _connect(self) -> ClientConnection:
+    def _connect(self) -> AbstractContextManager[ClientConnection]:
         address = Path(self.folder.name) / "DevToolsActivePort"
 
         def written() -> bool:
@@ -88,7 +89,7 @@ class Browser:
 
         eventually_now(written, START, "the browser can be driven")
         port, path = address.read_text().split()
-        return connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, proxy=None)
+        return connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, proxy=None, ping_interval=None)
 
     def command(self, method: str, session: str = "", **params: Any) -> dict[str, Any]:
         """The result of one command; AssertionError when the browser refuses it or takes too long."""
@@ -116,7 +117,7 @@ class Browser:
         session = self.command("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Runtime", "Log", "Page"):
             self.command(f"{domain}.enable", session)
-        tab = Tab(self, session)
+        tab = Tab(self, target, session)
         tab.go(url)
         return tab
 
@@ -124,8 +125,9 @@ class Browser:
 class Tab:
     """One tab of a browser."""
 
-    def __init__(self, browser: Browser, session: str) -> None:
+    def __init__(self, browser: Browser, target: str, session: str) -> None:
         self.browser = browser
+        self.target = target
         self.session = session
 
     def go(self, url: str) -> None:
@@ -133,6 +135,10 @@ class Tab:
         answer = self.browser.command("Page.navigate", self.session, url=url)
         assert "errorText" not in answer, answer["errorText"]
         self.wait("document.readyState === 'complete'")
+
+    def close(self) -> None:
+        """Close the tab, and with it its connections: a browser has no more than six to one host over HTTP/1.1."""
+        self.browser.command("Target.closeTarget", targetId=self.target)
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression is; AssertionError when it throws."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.servers import API_KEY, OPEN, STREAM, Server
 from tests.tools import chromium
 from tests.waiting import eventually_now
 
-pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.skipif(chromium() is None, reason="needs chromium"), pytest.mark.timeout(120)]
 
 PANES = ("ws", "sse")
 CHANGES = {
@@ -41,11 +41,19 @@ def browser() -> Iterator[Browser]:
         assert not running.faults
 
 
-def open_page(browser: Browser, demo: Server) -> Tab:
-    """A tab on the demo page with both panes connected."""
-    tab = browser.tab(address(demo))
-    wait_connected(tab)
-    return tab
+@pytest.fixture
+def open_page(browser: Browser, demo: Server) -> Iterator[Callable[[], Tab]]:
+    """Open a tab on the demo page with both panes connected; it is closed at the end of the test."""
+    tabs: list[Tab] = []
+
+    def opened() -> Tab:
+        tabs.append(browser.tab(address(demo)))
+        wait_connected(tabs[-1])
+        return tabs[-1]
+
+    yield opened
+    for tab in tabs:
+        tab.close()
 
 
 def address(demo: Server) -> str:
@@ -100,9 +108,9 @@ def publish(demo: Server, text: str) -> None:
     eventually_now(accepted, what=f"{text} is accepted")
 
 
-def test_two_tabs_exchange_a_line_over_both_transports(browser: Browser, demo: Server) -> None:
+def test_two_tabs_exchange_a_line_over_both_transports(open_page: Callable[[], Tab]) -> None:
     """What one tab writes shows in both panes of both tabs, as text whatever it holds; prices tick."""
-    first, second = open_page(browser, demo), open_page(browser, demo)
+    first, second = open_page(), open_page()
     hostile = "<img src=x onerror=\"document.title='owned'\"> & \u202eafter"
     write(first, hostile)
     for tab in (first, second):
@@ -115,16 +123,16 @@ def test_two_tabs_exchange_a_line_over_both_transports(browser: Browser, demo: S
             assert tab.value(field(pane, "latency")).endswith(" ms")
 
 
-def test_a_burst_arrives_whole_and_in_order(browser: Browser, demo: Server) -> None:
+def test_a_burst_arrives_whole_and_in_order(open_page: Callable[[], Tab]) -> None:
     """A hundred lines sent in one frame show once each, in order, in both panes."""
-    tab = open_page(browser, demo)
+    tab = open_page()
     tab.value("document.getElementById('burst').click()")
     wait_lines(tab, [f"message {number} of 100" for number in range(1, 101)])
 
 
-def test_a_reload_loses_nothing(browser: Browser, demo: Server) -> None:
+def test_a_reload_loses_nothing(open_page: Callable[[], Tab], demo: Server) -> None:
     """What was sent while a tab was away is there when it comes back, once, after what it had already shown."""
-    tab = open_page(browser, demo)
+    tab = open_page()
     write(tab, "before the reload")
     wait_lines(tab, ["before the reload"])
     tab.go("about:blank")
@@ -138,9 +146,9 @@ def test_a_reload_loses_nothing(browser: Browser, demo: Server) -> None:
         tab.wait(f"{field(pane, 'recovered')}.startsWith('recovered ')")
 
 
-def test_a_broken_connection_comes_back(browser: Browser, demo: Server) -> None:
+def test_a_broken_connection_comes_back(open_page: Callable[[], Tab], demo: Server) -> None:
     """The button that breaks the connection loses nothing either."""
-    tab = open_page(browser, demo)
+    tab = open_page()
     for pane in PANES:
         tab.value(f"document.querySelector('[data-pane={pane}] [data-action=break]').click()")
         tab.wait(f"{field(pane, 'state')} !== 'connected'")
@@ -152,9 +160,9 @@ def test_a_broken_connection_comes_back(browser: Browser, demo: Server) -> None:
 
 
 @pytest.mark.parametrize("pane", PANES)
-def test_a_killed_worker_loses_nothing(browser: Browser, demo: Server, pane: str) -> None:
+def test_a_killed_worker_loses_nothing(open_page: Callable[[], Tab], demo: Server, pane: str) -> None:
     """The button kills the worker that the pane is on; the page comes back on a living one with every line."""
-    tab = open_page(browser, demo)
+    tab = open_page()
     before = set(demo.worker_pids())
     sent = [f"{pane}: around the kill {number}" for number in range(20)]
     for text in sent[:5]:

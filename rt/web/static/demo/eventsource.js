@@ -4,8 +4,8 @@
 
 import { backoff, terminal } from './backoff.js';
 
-// A replayed publication looks like a live one. Shortly after a resume, what was sent before it counts as recovered.
-const REPLAY_WINDOW = 2_000;
+// A replayed publication looks like a live one. For a moment after a resume, what was not sent later counts as recovered.
+const REPLAY_WINDOW = 1_000;
 
 export class Stream {
   #url; #channels; #memory; #on;
@@ -89,7 +89,7 @@ export class Stream {
   }
 
   #isReplay({ data }) {
-    return Date.now() - this.#resumedAt < REPLAY_WINDOW && data?.t < this.#resumedAt;
+    return Date.now() - this.#resumedAt < REPLAY_WINDOW && !(data?.t >= this.#resumedAt);
   }
 
   #gap(event) {
