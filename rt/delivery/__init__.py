@@ -1,1 +1,2 @@
-"""This worker's part: who is subscribed here, at which position, what may wait for whom, and what happens when it is too much."""
+"""This worker's part: who is subscribed here, at which position, what may wait for whom, and what happens when it is
+too much."""

@@ -27,15 +27,15 @@ TRIES = 3
 class Limit(NamedTuple):
     """The most one reply may recover: publications, and bytes of their bodies."""
 
-    count: int
+    publications: int
     size: int
 
 
 class Leg(NamedTuple):
     """The way of one channel: after ``publications`` it stands at ``position``.
 
-    ``gap`` is empty, or a word why the asked position cannot be recovered; then nothing is given, and ``position`` is where
-    it goes on.
+    ``gap`` is empty, or a word why the asked position cannot be recovered; then nothing is given, and ``position`` is
+    where it goes on.
     """
 
     position: Position
@@ -65,9 +65,11 @@ class Absent(NamedTuple):
 
 
 def reach(feed: Feed, since: Sequence[Position | None], pages: Pages, limit: Limit | None) -> list[Leg] | Absent:
-    """The legs from ``since`` to the feed's base. ``None`` in ``since`` asks for nothing; an empty epoch for the current one.
+    """The legs from ``since`` to the feed's base. ``None`` in ``since`` asks for nothing; an empty epoch for the
+    current one.
 
-    With a ``limit`` a leg is whole or a gap (a reply recovers all or nothing); without, it may be the first part of the way.
+    With a ``limit`` a leg is whole or a gap (a reply recovers all or nothing); without, it may be the first part of the
+    way.
     """
     legs: list[Leg] = []
     absent: dict[int, int] = {}
@@ -109,7 +111,7 @@ def _ahead(channel: Channel, want: Position, here: Position, page: Page | None) 
 
 
 def _bridged(channel: Channel, want: Position, base: Position, page: Page | None, limit: Limit | None) -> Leg | Missing:
-    if limit is not None and base.offset - want.offset > limit.count:
+    if limit is not None and base.offset - want.offset > limit.publications:
         return Leg(base, gap="limit")
     channel.refresh()
     way = bridge(want, base, channel.recent, page)

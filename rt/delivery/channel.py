@@ -1,8 +1,8 @@
 """A channel on this worker: at a position in its stream, taking what the store sends in order and without a hole.
 
-It opens with its first subscriber here (SUBSCRIBE confirmed, then one read for the position) and from then on compares every
-publication's offset with its own position: the next one is taken, an older one dropped, anything else *repaired* by reading
-the stream. What cannot be repaired is told to the feeds. It knows nothing of connections.
+It opens with its first subscriber here (SUBSCRIBE confirmed, then one read for the position) and from then on compares
+every publication's offset with its own position: the next one is taken, an older one dropped, anything else *repaired*
+by reading the stream. What cannot be repaired is told to the feeds. It knows nothing of connections.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ class Channel:
             feed.take(index, publication)
 
     def _hold(self, publication: Publication) -> None:
-        """Keep it until the repair ends. What does not fit is dropped: the repair reads again and finds it in the stream."""
+        """Keep it until the repair ends. What does not fit is dropped: the repair reads again and finds it in the
+        stream."""
         assert self._held is not None
         size = self._held_size + len(publication.body)
         if len(self._held) < self.recent.max_count and size <= self.recent.max_bytes:
@@ -134,7 +135,8 @@ class Channel:
             self._held_size = size
 
     def _replay(self) -> bool:
-        """Take what was held, as far as it goes on from the position. False when there is still a hole before some of it."""
+        """Take what was held, as far as it goes on from the position. False when there is still a hole before some of
+        it."""
         held, self._held, self._held_size = self._held or [], None, 0
         for index, publication in enumerate(held):
             position = self.position
@@ -158,7 +160,8 @@ class Channel:
             self.recent.clear()
 
     def read(self, after: int) -> asyncio.Future[Page]:
-        """The page of the stream after offset ``after``; one read is shared by all who ask the same. May fail: StoreError."""
+        """The page of the stream after offset ``after``; one read is shared by all who ask the same. May fail:
+        StoreError."""
         future = self._reads.get(after)
         if future is None:
             sent = self.position

@@ -1,16 +1,18 @@
-"""One client from accept to close, whatever its door: its outbox, its subscriptions, its heartbeat, and the one way to end."""
+"""One client from accept to close, whatever its door: its outbox, its subscriptions, its heartbeat, and the one way to
+end."""
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
 
 from rt.delivery.catchup import catch_up
 from rt.delivery.outbox import Outbox, Sink
 from rt.delivery.subscription import State, Subscription
-from rt.errors import CONNECTION_EXPIRED, GONE, SLOW, Close, Closing
+from rt.errors import CONNECTION_EXPIRED, GONE, NORMAL, SLOW, Close, Closing
 
 if TYPE_CHECKING:
     from rt.delivery.hub import Hub
@@ -29,6 +31,7 @@ class Connection:
         "heartbeat",
         "hub",
         "id",
+        "on_beat",
         "outbox",
         "subscriptions",
         "user",
@@ -44,6 +47,7 @@ class Connection:
         self.subscriptions: dict[str, Subscription] = {}
         self.heartbeat: Heartbeat | None = None
         self.closed = False
+        self.on_beat: Callable[[], None] | None = None  # for the door, once per heartbeat
         self._expires = inf
         self._alarm: Alarm | None = None
         hub.connections.add(self)
@@ -90,10 +94,11 @@ class Connection:
     # Time
 
     def live(self, heartbeat: Heartbeat, expire_at: float | None) -> None:
-        """It has begun: from now on it is pinged, and closed when its token ends (``expire_at``, seconds since 1970)."""
+        """It has begun: from now on it is pinged, and closed when its token ends (``expire_at``, seconds since 1970).
+        """
         self.heartbeat = heartbeat
         if expire_at is not None:
-            self._expires = self.hub.now() + expire_at + self.hub.verifier.leeway - time.time()
+            self._expires = self.hub.now() + expire_at + self.hub.config.client.token.leeway - time.time()
         self._wake()
 
     def _wake(self) -> None:
@@ -114,6 +119,8 @@ class Connection:
         try:
             if now >= self._expires:
                 raise Closing(CONNECTION_EXPIRED)
+            if self.on_beat is not None:
+                self.on_beat()
             if heartbeat.beat(now):
                 self.outbox.write(self.wire.ping)
         except Closing as closing:
@@ -123,7 +130,11 @@ class Connection:
 
     # The end
 
-    def close(self, close: Close, *, heard: bool = True) -> None:
+    def leave(self, last: bytes) -> None:
+        """The peer has said goodbye; ``last`` is what it expects to hear."""
+        self.close(NORMAL, last=last)
+
+    def close(self, close: Close, *, last: bytes | None = None, heard: bool = True) -> None:
         """End the connection for a reason of the table; ``heard`` is whether the peer can still be told."""
         if self.closed:
             return
@@ -136,7 +147,7 @@ class Connection:
             subscription.feed.leave(subscription)
         self.subscriptions.clear()
         if heard:
-            self.outbox.end(self.farewell(close))
+            self.outbox.end(self.farewell(close) if last is None else last)
         else:
             self.outbox.discard()
 

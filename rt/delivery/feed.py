@@ -3,8 +3,9 @@
 An SDK subscription follows a list of one; a stream (``/sse``, ``/ws``) follows up to sixteen. What the channels take is
 collected into the feed's *turn*; at the end of the loop turn it is encoded once per wire and written once per member.
 
-The *base* holds the channels' positions when the turn now filling began. Whoever stands at the base is live and gets the
-turns; everybody else is brought there first (:mod:`rt.delivery.catchup`). An empty turn means: the base is where the channels are.
+The *base* holds the channels' positions when the turn now filling began. Whoever stands at the base is live and gets
+the turns; everybody else is brought there first (:mod:`rt.delivery.catchup`). An empty turn means: the base is where
+the channels are.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SLICE = 0.004  # seconds a flush may take before the loop gets a turn
 
 
 class Members:
-    """Those of a feed who speak one wire and are live: *ready* with their socket's ``send``, or *blocked* by their outbox."""
+    """Those of a feed who speak one wire and are live: *ready* with their socket's ``send``, or *blocked* by their
+    outbox."""
 
     __slots__ = ("blocked", "ready", "wire")
 
@@ -149,7 +151,8 @@ class Feed:
             yield from [*members.ready, *members.blocked]
 
     def settle(self, subscription: Subscription, positions: list[Position]) -> None:
-        """It has everything up to ``positions``: live when that is the base, else once the turn that it stands in is out."""
+        """It has everything up to ``positions``: live when that is the base, else once the turn that it stands in is
+        out."""
         if positions == self.base:
             subscription.members.add(subscription)
         else:
@@ -170,7 +173,8 @@ class Feed:
     # The turn
 
     def take(self, index: int, what: Publication | Told) -> None:
-        """Add to the turn now filling. A turn is bounded like an outbox: one that is too large is left to the history."""
+        """Add to the turn now filling. A turn is bounded like an outbox: one that is too large is left to the history.
+        """
         limits = self.hub.delivery
         self._size += len(what.body) if isinstance(what, Publication) else 0
         if self._size > limits.high_watermark or len(self.turn) >= limits.max_messages:
@@ -291,7 +295,8 @@ class Feed:
         self.hub.tally.sent_bytes += size * receivers
 
     def fall_behind(self, subscription: Subscription, positions: list[Position], *, paced: bool = True) -> None:
-        """It gets nothing more until its outbox has drained; then it is caught up from ``positions``, later each time."""
+        """It gets nothing more until its outbox has drained; then it is caught up from ``positions``, later each time.
+        """
         subscription.members.remove(subscription)
         subscription.state = State.BEHIND
         subscription.positions = list(positions)

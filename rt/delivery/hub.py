@@ -1,7 +1,8 @@
-"""The hub: the registry of this worker. Channels by name, feeds by their list of channels, connections; and the loop turns.
+"""The hub: the registry of this worker. Channels by name, feeds by their list of channels, connections; and the loop
+turns.
 
-It is told of publications by the broker (:meth:`Hub.broadcast`) and never asks for them. All of it runs in one event loop;
-nothing on the way of a publication awaits.
+It is told of publications by the broker (:meth:`Hub.broadcast`) and never asks for them. All of it runs in one event
+loop; nothing on the way of a publication awaits.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rt.delivery.catchup import Limit, catch_up
@@ -62,7 +64,7 @@ class Hub:
         self.delivery = config.delivery
         self.page = max(config.client.recovery_max_publication_limit, 1)
         self.namespaces = Namespaces(config.channel)
-        self.verifier = Verifier(config.client.token, config.client.token.leeway)
+        self.verifier = Verifier(config.client.token)
         self.limit = Limit(config.client.recovery_max_publication_limit, config.client.recovery_max_size)
 
     def start(self) -> None:
@@ -167,9 +169,9 @@ class Hub:
             channel.feeds.pop(feed, None)
             channel.claims.discard(feed)
             if not channel.claims:
-                self.wheel.at(self.now() + self.delivery.linger, lambda now, channel=channel: self._retire(channel))
+                self.wheel.at(self.now() + self.delivery.linger, partial(self._retire, channel))
 
-    def _retire(self, channel: Channel) -> None:
+    def _retire(self, channel: Channel, now: float) -> None:
         """Close a channel that nobody has wanted for the linger time."""
         if not channel.claims and not channel.closed and channel.opened:
             self.forget(channel)

@@ -1,9 +1,9 @@
 """The outbox: what waits for one socket, bounded in bytes, messages and age.
 
-As long as the kernel takes what is sent, nothing waits and the outbox is empty: its subscriptions are *ready* and the turns
-write straight to the socket. When the kernel refuses, the rest waits here, the subscriptions are *blocked*, and the socket is
-watched until everything is out. Beyond the low watermark a subscription with history falls behind instead (history is the
-queue); one without is disconnected above the high watermark.
+As long as the kernel takes what is sent, nothing waits and the outbox is empty: its subscriptions are *ready* and the
+turns write straight to the socket. When the kernel refuses, the rest waits here, the subscriptions are *blocked*, and
+the socket is watched until everything is out. Beyond the low watermark a subscription with history falls behind instead
+(history is the queue); one without is disconnected above the high watermark.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LINGER = 2.0  # seconds a connection may take to hear its last words before the 
 class Sink(Protocol):
     """Where an outbox writes: a plain socket, or a stream for TLS.
 
-    ``send`` is like ``socket.send`` of a non-blocking socket: the number of bytes taken, BlockingIOError when none can be
-    taken now, another OSError when the connection is broken.
+    ``send`` is like ``socket.send`` of a non-blocking socket: the number of bytes taken, BlockingIOError when none can
+    be taken now, another OSError when the connection is broken.
     """
 
     send: Callable[[bytes], int]
@@ -99,7 +99,8 @@ class Outbox:
                     subscription.members.block(subscription)
 
     def offer(self, frame: bytes, subscription: Subscription, start: list[Position]) -> None:
-        """A turn's ``frame`` for a blocked subscription, which stood at ``start`` before it: queue it, or apply the policy."""
+        """A turn's ``frame`` for a blocked subscription, which stood at ``start`` before it: queue it, or apply the
+        policy."""
         if self.queue is None:
             self.write(frame)
             return

@@ -1,8 +1,8 @@
 """A connection that speaks the SDKs' protocol: commands in, replies and pushes out.
 
-Commands are carried out strictly in order. What needs no waiting is answered at once; a command that must wait for the store
-stops the reading of this connection until it is answered, which keeps the order and is the flow control. The replies of
-all commands that came together leave as one frame, before the next turn of any channel.
+Commands are carried out strictly in order. What needs no waiting is answered at once; a command that must wait for the
+store stops the reading of this connection until it is answered, which keeps the order and is the flow control. The
+replies of all commands that came together leave as one frame, before the next turn of any channel.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ REFUSED_LINGER = 5.0  # seconds until a connection whose connect was refused is 
 
 
 class SdkConnection(Connection):
-    """``waiting`` while a command waits for the store; what came in behind it is in the inbox, at most one read's worth."""
+    """``waiting`` while a command waits for the store; what came in behind it is in the inbox, at most one read's
+    worth."""
 
     __slots__ = ("_dialog", "_inbox", "_info", "_replies", "waiting")
 
@@ -87,6 +88,8 @@ class SdkConnection(Connection):
             self.outbox.write(text_frame(b"\n".join(pending)))
 
     def _take(self, line: bytes) -> None:
+        if self._dialog.state is Stage.REFUSED:
+            return  # what was sent along with a connect that failed, good or bad
         try:
             command = commands.decode(line)
         except BadCommand as bad:
@@ -138,7 +141,7 @@ class SdkConnection(Connection):
         if self.heartbeat is not None:
             self.heartbeat.resume(self.hub.now())
         self._work()
-        if not self.closed and not self.busy:
+        if not self.busy:
             self.outbox.sink.resume()
 
     def _answer(self, id: int, future: asyncio.Future[T], reply: Callable[[T], bytes]) -> None:
@@ -180,9 +183,7 @@ class SdkConnection(Connection):
         limit = hub.config.client.channel_limit
         channels.admit(request, subscribed=name in self.subscriptions, count=len(self.subscriptions), limit=limit)
         if request.token:
-            tokens.permit(
-                request.token, hub.verifier, channel=name, user=self.user, client=self.id, now=time.time()
-            )
+            tokens.permit(request.token, hub.verifier, channel=name, user=self.user, client=self.id, now=time.time())
         else:
             channels.may_subscribe(name, namespace, self._who)
         granted = channels.granted(request, namespace, self._who)

@@ -22,14 +22,26 @@ class State(enum.IntEnum):
 
 
 class Subscription:
-    """``positions`` (one for each channel of the feed) is where it stands while it is behind; while live, the feed knows.
+    """``positions`` (one for each channel of the feed) is where it stands while it is behind; while live, the feed
+    knows.
 
-    ``positioned``: its reader counts offsets and must be told of a gap. ``falls`` counts how often it fell behind lately and
-    ``resume_at`` (loop time) is when its next catch-up may begin: that is pacing. ``fetching`` is true while a page is read
-    for it.
+    ``positioned``: its reader counts offsets and must be told of a gap. ``falls`` counts how often it fell behind
+    lately and ``resume_at`` (loop time) is when its next catch-up may begin: that is pacing. ``fetching`` is true while
+    a page is read for it.
     """
 
-    __slots__ = ("falls", "fetching", "feed", "fell_at", "members", "outbox", "positioned", "positions", "resume_at", "state")
+    __slots__ = (
+        "falls",
+        "fetching",
+        "feed",
+        "fell_at",
+        "members",
+        "outbox",
+        "positioned",
+        "positions",
+        "resume_at",
+        "state",
+    )
 
     def __init__(self, feed: Feed, members: Members, outbox: Outbox, *, positioned: bool) -> None:
         self.feed = feed

@@ -1,7 +1,7 @@
 """The timing wheel: every deadline of a worker in one place, without a task, timer or coroutine per connection.
 
-Deadlines are kept in slots of one tick each; a tick costs what is due in it, whatever the number of deadlines. A cancelled
-alarm stays in its slot until its time but lets go of its callback at once, so what it was for can be freed.
+Deadlines are kept in slots of one tick each; a tick costs what is due in it, whatever the number of deadlines. A
+cancelled alarm stays in its slot until its time but lets go of its callback at once, so what it was for can be freed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """From behind to live: which publications lie between two positions, or why nobody can say.
 
-Everything that must catch up does it by this one function: a first subscribe, a recovery, an SSE ``Last-Event-ID``, a slow
-client that stopped reading, a gap after the store came back. A subscriber at ``since`` is brought to ``base``, the position
-from which its channel's turns go on. The publications in between are in the channel's ``recent`` ring, in a ``page`` read
-from the store, or partly in each; where they are not, the answer is :class:`Missing` (read, and try again) or :class:`Gap`
-(they are lost to this subscriber, and it must be told). Never is a part passed off as the whole.
+Everything that must catch up does it by this one function: a first subscribe, a recovery, an SSE ``Last-Event-ID``, a
+slow client that stopped reading, a gap after the store came back. A subscriber at ``since`` is brought to ``base``, the
+position from which its channel's turns go on. The publications in between are in the channel's ``recent`` ring, in a
+``page`` read from the store, or partly in each; where they are not, the answer is :class:`Missing` (read, and try
+again) or :class:`Gap` (they are lost to this subscriber, and it must be told). Never is a part passed off as the whole.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Recent:
 def bridge(since: Position, base: Position, recent: Recent, page: Page | None = None) -> Covered | Missing | Gap:
     """What a subscriber at ``since`` must get to be at ``base``.
 
-    ``page``, when given, was read after ``since.offset`` or before it. ``since.offset`` may not be above ``base.offset``.
-    A result that is covered but not complete only comes of a page that its reader had limited.
+    ``page``, when given, was read after ``since.offset`` or before it. ``since.offset`` may not be above
+    ``base.offset``. A result that is covered but not complete only comes of a page that its reader had limited.
     """
     if since.epoch != base.epoch:
         return Gap("epoch")

@@ -8,8 +8,8 @@ from typing import NamedTuple
 class Position(NamedTuple):
     """A place in a channel's stream: everything up to and including ``offset`` has been seen.
 
-    Offsets run 1, 2, 3, ... within an epoch; another epoch is another stream. A channel without history has the position
-    ``("", 0)`` for ever.
+    Offsets run 1, 2, 3, ... within an epoch; another epoch is another stream. A channel without history has the
+    position ``("", 0)`` for ever.
     """
 
     epoch: str
@@ -19,9 +19,10 @@ class Position(NamedTuple):
 class Publication:
     """One message of a channel.
 
-    ``body`` is the JSON object of the wire without its offset, e.g. ``{"data":{"n":1},"tags":{"k":"v"}}``: it always holds
-    ``data``, has no raw newline, and is never decoded again on its way. ``offset`` is 0 and ``epoch`` empty where the
-    publication was not stored. ``time`` is when the publish was accepted, in microseconds of the accepting host's clock.
+    ``body`` is the JSON object of the wire without its offset, e.g. ``{"data":{"n":1},"tags":{"k":"v"}}``: it always
+    holds ``data``, has no raw newline, and is never decoded again on its way. ``offset`` is 0 and ``epoch`` empty where
+    the publication was not stored. ``time`` is when the publish was accepted, in microseconds of the accepting host's
+    clock.
     """
 
     __slots__ = ("body", "epoch", "offset", "time")

@@ -1,8 +1,8 @@
 """Wires: the formats of finished bytes, made once per turn and shared by every member that speaks them.
 
-A *turn* is what a feed has taken since its last flush: items of one or more channels in the order of taking. A wire makes
-one ``bytes`` of it, which is then given to each member's socket unchanged. Frames that are replayed to one connection are
-made by the same call, from that connection's own positions.
+A *turn* is what a feed has taken since its last flush: items of one or more channels in the order of taking. A wire
+makes one ``bytes`` of it, which is then given to each member's socket unchanged. Frames that are replayed to one
+connection are made by the same call, from that connection's own positions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Told(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One thing to send: ``index`` is the channel's place in the list of the feed."""
+    """One thing to send: ``place`` is the channel's place in the list of the feed."""
 
-    index: int
+    place: int
     what: Publication | Told
 
 
@@ -58,9 +58,9 @@ def _advanced(positions: list[Position], item: Item) -> None:
     """Move the position of the item's channel over it; one without an offset moves nothing."""
     what = item.what
     if isinstance(what, Told):
-        positions[item.index] = what.position
+        positions[item.place] = what.position
     elif what.offset:
-        positions[item.index] = Position(what.epoch, what.offset)
+        positions[item.place] = Position(what.epoch, what.offset)
 
 
 def _bare(channel: Name, what: Publication | Told) -> bytes:
@@ -79,14 +79,15 @@ class _Framed:
 
 
 class SdkWire(_Framed):
-    """Pushes for the SDKs: one text frame per turn, its pushes joined by newlines. Gaps are told one by one elsewhere."""
+    """Pushes for the SDKs: one text frame per turn, its pushes joined by newlines. Gaps are told one by one elsewhere.
+    """
 
     name = "websocket"
     ping = text_frame(b"{}")
 
     def encode(self, channels: Sequence[Name], items: Sequence[Item], start: Sequence[Position]) -> bytes:
         pushes = [
-            b"%s%s}}" % (channels[index].push, what.encoded()) for index, what in items if isinstance(what, Publication)
+            b"%s%s}}" % (channels[place].push, what.encoded()) for place, what in items if isinstance(what, Publication)
         ]
         return text_frame(b"\n".join(pushes)) if pushes else b""
 
@@ -103,7 +104,7 @@ class SocketWire(_Framed):
         for item in items:
             _advanced(positions, item)
             text = cursor.encode(positions).encode()
-            frames.append(text_frame(b'%s,"cursor":"%s"}' % (_bare(channels[item.index], item.what), text)))
+            frames.append(text_frame(b'%s,"cursor":"%s"}' % (_bare(channels[item.place], item.what), text)))
         return b"".join(frames)
 
 
@@ -121,7 +122,7 @@ class SseWire:
         events = []
         for item in items:
             _advanced(positions, item)
-            events.append(_event(channels[item.index], item.what, cursor.encode(positions)))
+            events.append(_event(channels[item.place], item.what, cursor.encode(positions)))
         return b"".join(events)
 
 

@@ -1,0 +1,94 @@
+"""One HTTP request as the hot doors see it, between Tornado's connection and them."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders, ResponseStartLine
+from tornado.iostream import IOStream
+
+if TYPE_CHECKING:
+    from rt.web.sink import Socket, Stream
+
+log = logging.getLogger("rt.web")
+
+MAX_FIELDS = 64  # parameters in a query
+
+
+class Request:
+    """``method``, ``path``, ``headers``, ``remote_ip``; ``body`` is complete when a door that takes one is called."""
+
+    __slots__ = ("_connection", "_query", "body", "headers", "method", "path", "raw_query", "remote_ip")
+
+    def __init__(self, connection: HTTP1Connection, method: str, target: str, headers: HTTPHeaders) -> None:
+        self._connection = connection
+        self.method = method
+        self.path, _, self.raw_query = target.partition("?")
+        self.headers = headers
+        self.body = b""
+        self.remote_ip: str = getattr(connection.context, "remote_ip", "")
+        self._query: dict[str, list[str]] | None = None
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """The parameters of the URL, decoded. ValueError when they are not UTF-8, or too many."""
+        if self._query is None:
+            self._query = parse_qs(self.raw_query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        return self._query
+
+    def parameter(self, name: str) -> str:
+        """The last value of one parameter; empty when it is not there. ValueError as for ``query``."""
+        return self.query.get(name, [""])[-1]
+
+    def token(self) -> str:
+        """The connection token: ``Authorization: Bearer``, else ``?token=``. ValueError as for ``query``."""
+        scheme, _, value = self.headers.get("Authorization", "").partition(" ")
+        return value.strip() if scheme.lower() == "bearer" else self.parameter("token")
+
+    @property
+    def origin(self) -> str | None:
+        """The Origin header; None when the request has none."""
+        return self.headers.get("Origin")
+
+    @property
+    def host(self) -> str | None:
+        """The Host header; None when the request has none."""
+        return self.headers.get("Host")
+
+    def reply(
+        self,
+        status: int,
+        body: bytes = b"",
+        content_type: str | None = "application/json",
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Answer, now or later. Harmless when the peer has left meanwhile."""
+        connection = self._connection
+        stream: IOStream | None = connection.stream
+        if stream is None or stream.closed():
+            return
+        fields = HTTPHeaders()
+        if body and content_type:
+            fields.add("Content-Type", content_type)
+        if status != 204:
+            fields.add("Content-Length", str(len(body)))
+        for name, value in headers:
+            fields.add(name, value)
+        reason = http.client.responses.get(status, "Unknown")
+        content = b"" if self.method == "HEAD" else body
+        connection.write_headers(ResponseStartLine("HTTP/1.1", status, reason), fields, content)
+        connection.finish()
+
+    def take_over(self) -> tuple[Socket | Stream, bytes]:
+        """Take the socket out of HTTP, for good: a sink, and what the peer has sent behind the request.
+
+        Only while the headers are being received (the rule of Tornado's ``detach``).
+        """
+        from rt.web.sink import take_over
+
+        return take_over(self._connection.detach())

@@ -1,0 +1,186 @@
+"""The WebSocket doors: ``/connection/websocket`` for SDKs, ``/ws`` for plain clients.
+
+The handshake (RFC 6455 section 4.2) is checked here, with the Origin on every upgrade; then the socket is taken over,
+and what comes in is read by our own strict frame reader. Extensions are declined by not mentioning them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rt.delivery.plain import PlainConnection
+from rt.delivery.sdk import SdkConnection
+from rt.errors import BAD_COMMAND, SERVER_ERROR
+from rt.protocol.frames import (
+    OPCODE_CLOSE,
+    OPCODE_PING,
+    Binary,
+    Control,
+    FrameError,
+    FrameReader,
+    close_frame,
+    close_status,
+    pong_frame,
+)
+from rt.protocol.wires import SOCKET
+from rt.web.entrance import Turned
+
+if TYPE_CHECKING:
+    from rt.delivery.connection import Connection
+    from rt.web.entrance import Entrance
+    from rt.web.request import Request
+    from rt.web.sink import Socket, Stream
+
+_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_JSON = "centrifuge-json"
+_PROTOBUF = "centrifuge-protobuf"
+_UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
+
+Door = Callable[["Request"], None]
+
+
+class Reader:
+    """What comes in on one WebSocket, read as frames and handed to its connection. Implements ``rt.web.sink.Receiver``.
+    """
+
+    __slots__ = ("_connection", "_frames", "_text_only")
+
+    def __init__(self, connection: Connection, max_message: int, *, text_only: bool) -> None:
+        self._connection = connection
+        self._frames = FrameReader(max_message)
+        self._text_only = text_only
+        connection.on_beat = self._forgive
+
+    def _forgive(self) -> None:
+        """Control frames are counted per heartbeat: a flood of them ends the connection."""
+        self._frames.controls = 0
+
+    @property
+    def busy(self) -> bool:
+        return self._connection.busy
+
+    def received(self, data: bytes) -> None:
+        connection = self._connection
+        connection.heard()
+        for item in self._frames.feed(data):
+            if connection.closed:
+                return
+            if type(item) is bytes:
+                connection.message(item)
+            else:
+                self._other(item)
+
+    def _other(self, item: object) -> None:
+        connection = self._connection
+        if isinstance(item, FrameError):
+            connection.close(item.close)
+        elif isinstance(item, Binary):
+            if self._text_only:
+                connection.close(BAD_COMMAND)
+            else:
+                connection.message(item.payload)
+        elif isinstance(item, Control):
+            if item.opcode == OPCODE_PING:
+                connection.outbox.write(pong_frame(item.payload))
+            elif item.opcode == OPCODE_CLOSE:
+                connection.leave(close_frame(close_status(item.payload)[0]))
+
+    def lost(self) -> None:
+        self._connection.broken()
+
+
+def sdk(entrance: Entrance) -> Door:
+    """The door of the SDKs' protocol, over JSON."""
+
+    def enter(request: Request) -> None:
+        entrance.check_origin(request)
+        offered = _offered(request)
+        head = _handshake(request, _JSON if _JSON in offered else "")
+        wants_protobuf = _wants_protobuf(request, offered)
+        entrance.check_room()
+        sink, behind = request.take_over()
+        connection = SdkConnection(entrance.hub, sink)
+        connection.outbox.write(head)
+        if wants_protobuf:
+            # A client that speaks only Protobuf would wait for ever on JSON: a terminal code is the clean failure.
+            connection.close(BAD_COMMAND)
+        _start(sink, connection, behind, text_only=True)
+
+    return entrance.door(enter)
+
+
+def plain(entrance: Entrance) -> Door:
+    """The door without an SDK: the channels are in the URL, and every message is one push."""
+
+    def enter(request: Request) -> None:
+        entrance.check_origin(request)
+        head = _handshake(request, "")
+        admission = entrance.admit(request)
+        entrance.check_room()
+        sink, behind = request.take_over()
+        refusal = SOCKET.farewell(SERVER_ERROR)
+        connection = PlainConnection(entrance.hub, sink, SOCKET, admission, preface=b"", refusal=refusal)
+        connection.outbox.write(head)
+        connection.begin()
+        _start(sink, connection, behind, text_only=False)
+
+    return entrance.door(enter)
+
+
+def _start(sink: Socket | Stream, connection: Connection, behind: bytes, *, text_only: bool) -> None:
+    reader = Reader(connection, connection.hub.config.client.message_size_limit, text_only=text_only)
+    sink.start(reader)
+    if behind:
+        reader.received(behind)
+
+
+def _tokens(request: Request, name: str) -> list[str]:
+    """The elements of a comma-separated header, lower case."""
+    return [element.strip().lower() for element in request.headers.get(name, "").split(",")]
+
+
+def _handshake(request: Request, subprotocol: str) -> bytes:
+    """The answer 101 to a good handshake; 400, 405 or 426 for another request."""
+    if request.method != "GET":
+        raise Turned(405, [("Allow", "GET")])
+    headers = request.headers
+    if "websocket" not in _tokens(request, "Upgrade") or "upgrade" not in _tokens(request, "Connection"):
+        raise Turned(426, _UPGRADE)
+    if headers.get("Sec-WebSocket-Version") != "13":
+        raise Turned(426, _UPGRADE)
+    if not headers.get("Host") or headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers:
+        raise Turned(400)
+    key = headers.get("Sec-WebSocket-Key", "").strip()
+    if not _is_nonce(key):
+        raise Turned(400)
+    accept = base64.b64encode(hashlib.sha1(key.encode() + _MAGIC).digest())
+    extra = b"Sec-WebSocket-Protocol: %s\r\n" % subprotocol.encode() if subprotocol else b""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %s\r\n%s\r\n" % (accept, extra)
+    )
+
+
+def _is_nonce(key: str) -> bool:
+    """Sixteen bytes in base64 (RFC 6455 section 4.1)."""
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _offered(request: Request) -> list[str]:
+    """The subprotocols that the client offers."""
+    return _tokens(request, "Sec-WebSocket-Protocol")
+
+
+def _wants_protobuf(request: Request, offered: list[str]) -> bool:
+    try:
+        asked = request.parameter("format") or request.parameter("cf_protocol")
+    except ValueError:
+        raise Turned(400) from None
+    return asked == "protobuf" or (_PROTOBUF in offered and _JSON not in offered)
