@@ -5,8 +5,9 @@
  * opens the subscribers (door: sdk, ws, sse, or raw for floor.c), prints one JSON line when all are subscribed, and then
  * obeys lines on its standard input:
  *
- *   run PUBLISHERS SECONDS    publish over so many keep-alive connections, one publication in flight on each; print a line
- *   quit                      (or end of file) close everything
+ *   run PUBLISHERS SECONDS REST    publish over so many keep-alive connections, one publication in flight on each, and let
+ *                                  each rest REST times as long as its last answer took; print a line when all has arrived
+ *   quit                           (or end of file) close everything
  *
  * Deliveries are counted exactly: frames and events are parsed, and each "pub": in them is one delivery. The payload carries
  * the monotonic clock of this process in hexadecimal, so the latency is from the start of the POST to the end of the recv().
@@ -38,6 +39,7 @@ struct sub {
 
 struct pub {
     int fd, busy;
+    uint64_t sent, due; /* when the last publish was sent; when the next may be */
     size_t got;
     char answer[4096];
 };
@@ -49,6 +51,7 @@ static struct pub pubs[MAX_PUBLISHERS];
 static int npubs = 0, epfd, nlive = 0, nopened = 0;
 static long deliveries = 0, expected = 0, publications = 0, refused = 0, cut = 0, bytes = 0, next_channel = 0;
 static int publishing = 0;
+static double rest = 0;
 static uint32_t *samples;
 static long nsamples = 0;
 static char buffer[BUFFER];
@@ -242,14 +245,15 @@ static void readable(struct sub *s) {
 
 static void publish(struct pub *p) {
     char body[4096], request[8192];
+    uint64_t now = now_ns();
     int channel = (int)(next_channel++ % nchannels);
     int n = snprintf(body, sizeof body, "{\"channel\":\"%s%d\",\"data\":{\"t\":\"%016llx%.*s\"}}", prefix, channel,
-                     (unsigned long long)now_ns(), pad,
+                     (unsigned long long)now, pad,
                      "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
     int m = snprintf(request, sizeof request,
                      "POST /api/publish HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nX-API-Key: %s\r\nContent-Type: application/json\r\n"
                      "Content-Length: %d\r\n\r\n%s", port, key, n, body);
-    p->busy = 1, p->got = 0;
+    p->busy = 1, p->got = 0, p->sent = now;
     publications++;
     expected += nsubs / nchannels + (channel < nsubs % nchannels);
     if (!send_all(p->fd, request, m)) fail("a publish could not be sent");
@@ -267,8 +271,9 @@ static void answered(struct pub *p) {
         refused++;
         if (refused == 1) fprintf(stderr, "load: a publish was answered: %.300s\n", p->answer);
     }
-    p->busy = 0;
-    if (publishing) publish(p);
+    uint64_t now = now_ns();
+    p->busy = 0, p->due = now + (uint64_t)(rest * (double)(now - p->sent));
+    if (publishing && rest == 0) publish(p);
 }
 
 static int poll_events(int milliseconds, int obey) {
@@ -307,7 +312,11 @@ static void run(int publishers, double seconds) {
     uint64_t start = now_ns(), stop = start + (uint64_t)(seconds * 1e9);
     publishing = 1;
     for (int i = 0; i < publishers; i++) publish(&pubs[i]);
-    while (now_ns() < stop) poll_events(10, 0);
+    while (now_ns() < stop) {
+        poll_events(rest > 0 ? 1 : 10, 0);
+        for (int i = 0; i < publishers && rest > 0; i++)
+            if (!pubs[i].busy && now_ns() >= pubs[i].due) publish(&pubs[i]);
+    }
     publishing = 0;
     /* Drain: until all is here, or nothing more comes for two seconds. */
     uint64_t end = now_ns(), progress = end;
@@ -368,7 +377,7 @@ int main(int argc, char **argv) {
         int publishers;
         double seconds;
         if (!fgets(line, sizeof line, stdin) || !strncmp(line, "quit", 4)) return 0;
-        if (sscanf(line, "run %d %lf", &publishers, &seconds) != 2 || seconds > 600) fail("what is: %s", line);
+        if (sscanf(line, "run %d %lf %lf", &publishers, &seconds, &rest) != 3 || seconds > 600 || rest < 0 || rest > 100) fail("what is: %s", line);
         run(publishers, seconds);
     }
 }

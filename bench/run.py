@@ -33,7 +33,9 @@ from targets import LOAD_CORE, Floor, Rt, Stock, Target, Unavailable, idle_secon
 HERE = Path(__file__).resolve().parent
 FRAME = 86
 BUSIEST = 0.90
+SETTLE = 0.3  # seconds until what was opened or closed before costs nothing any more
 SPARE_ROUNDS = 3
+REST = 0.5  # of a lone publisher, in times of its last answer: one core must receive what another sends
 DOORS = {"sdk": "WebSocket", "ws": "/ws", "sse": "SSE"}
 
 
@@ -93,7 +95,7 @@ class Load:
         """Publish for a while; what the load saw, and the seconds of server CPU. Refused when it is not sound."""
         assert self.process.stdin is not None
         cpu, idle, start = self.target.cpu(), idle_seconds(LOAD_CORE), time.monotonic()
-        self.process.stdin.write(f"run {publishers} {seconds}\n")
+        self.process.stdin.write(f"run {publishers} {seconds} {REST if publishers == 1 else 0}\n")
         seen = self.line()
         busy = 1 - (idle_seconds(LOAD_CORE) - idle) / (time.monotonic() - start)
         used = self.target.cpu() - cpu
@@ -129,10 +131,12 @@ def subscribers(
     binary: Path, target: Target, door: str, subs: int, **options: Any
 ) -> Iterator[tuple[Load, float, int]]:
     """Subscribers that are all live: the load, the server CPU they cost in seconds, and the memory in bytes."""
+    time.sleep(SETTLE)
     cpu, rss = target.cpu(), target.rss()
     load = Load(binary, target, door, subs, **options)
     try:
         load.line()
+        time.sleep(SETTLE)
         yield load, target.cpu() - cpu, target.rss() - rss
     finally:
         load.close()

@@ -25,6 +25,9 @@ from tests.waiting import PATIENCE, eventually
 
 NUMBERS = itertools.count(1)
 
+TRIES = 100
+"""Connections to open before giving up on a worker: with two workers, 100 misses in a row do not happen."""
+
 
 class Place(NamedTuple):
     """Where a client is in a channel."""
@@ -41,35 +44,66 @@ class Received(NamedTuple):
     offset: int
 
 
-class Reply(Exception):
+class Refusal(Exception):
+    """The server said no, with a code; None when it just hung up."""
+
+    def __init__(self, code: int | None, text: str) -> None:
+        super().__init__(f"{code} {text}")
+        self.code = code
+
+
+class Reply(Refusal):
     """The server answered with an error."""
 
     def __init__(self, code: int, message: str, temporary: bool = False) -> None:
-        super().__init__(f"{code} {message}")
-        self.code = code
+        super().__init__(code, message)
         self.message = message
         self.temporary = temporary
 
 
-class Ended(Exception):
+class Ended(Refusal):
     """The server ended the connection."""
 
     def __init__(self, code: int | None, reason: str = "") -> None:
-        super().__init__(f"{code} {reason}")
-        self.code = code
+        super().__init__(code, reason)
         self.reason = reason
 
 
 class Reader:
     """What all receiving clients have in common: what came, where they are, and the records of it."""
 
-    def __init__(self, name: str = "", records: list[Record] | None = None) -> None:
+    def __init__(self, server: Server, name: str = "", records: list[Record] | None = None) -> None:
+        self.server = server
         self.name = name or f"client-{next(NUMBERS)}"
+        self.reading = asyncio.Event()
+        self.reading.set()
         self.records: list[Record] = records if records is not None else []
         self.received: list[Received] = []
         self.places: dict[str, Place] = {}
+        self.gaps: list[dict[str, Any]] = []
         self.node = ""
         self.local_port = 0
+
+    def worker(self) -> int:
+        """The pid of the worker that serves this client."""
+        return self.server.worker_of(self.local_port)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended."""
+        raise AssertionError("each client says when it is gone")
+
+    async def close(self) -> None:
+        """Leave in good order."""
+        raise AssertionError("each client says how it leaves")
+
+    def pause(self) -> None:
+        """Stop reading; the kernel's buffers fill up, then the server's."""
+        self.reading.clear()
+
+    def resume(self) -> None:
+        """Read again."""
+        self.reading.set()
 
     def data(self, channel: str) -> list[Any]:
         """The payloads received on ``channel``, in order."""
@@ -99,6 +133,13 @@ class Reader:
         self.note("recv", channel, place, id=data.get("id") if isinstance(data, dict) else None)
         if offset:
             self.places[channel] = place
+
+    def take_gap(self, gap: dict[str, Any]) -> None:
+        """Note that something on a channel is missed for ever; this client goes on from the new position."""
+        self.gaps.append(gap)
+        place = Place(gap["epoch"], gap["offset"])
+        self.note("gap", gap["channel"], place)
+        self.places[gap["channel"]] = place
 
     def note(self, do: str, channel: str, place: Place, **more: Any) -> None:
         """Add a record."""
@@ -138,10 +179,8 @@ class SocketReader(Reader):
 
     socket: ClientConnection
 
-    def __init__(self, name: str = "", records: list[Record] | None = None) -> None:
-        super().__init__(name, records)
-        self.reading = asyncio.Event()
-        self.reading.set()
+    def __init__(self, server: Server, name: str = "", records: list[Record] | None = None) -> None:
+        super().__init__(server, name, records)
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
 
@@ -165,13 +204,9 @@ class SocketReader(Reader):
         """Deal with one message."""
         raise AssertionError("a reader says what it does with a message")
 
-    def pause(self) -> None:
-        """Stop reading; the kernel's buffers fill up, then the server's."""
-        self.reading.clear()
-
-    def resume(self) -> None:
-        """Read again."""
-        self.reading.set()
+    @property
+    def gone(self) -> bool:
+        return self.ended.done()
 
     async def wait_ended(self, timeout: float = PATIENCE) -> Ended:
         """The code and reason that the server closed with; code None when it closed without a word."""
@@ -198,6 +233,14 @@ class SocketReader(Reader):
         await self.close()
 
 
+class Waiting(NamedTuple):
+    """A command that has no reply yet."""
+
+    method: str
+    channel: str
+    future: asyncio.Future[dict[str, Any]]
+
+
 class SdkClient(SocketReader):
     """The Centrifuge JSON protocol over one WebSocket.
 
@@ -205,8 +248,7 @@ class SdkClient(SocketReader):
     """
 
     def __init__(self, server: Server, *, token: str = "", records: list[Record] | None = None, **options: Any) -> None:
-        super().__init__(options.pop("name", ""), records)
-        self.server = server
+        super().__init__(server, options.pop("name", ""), records)
         self.token = token
         self.connect_fields: dict[str, Any] = options.pop("connect", {})
         self.path = options.pop("path", "/connection/websocket")
@@ -214,7 +256,7 @@ class SdkClient(SocketReader):
         self.pushes: list[dict[str, Any]] = []
         self.pings = 0
         self.answer_pings = True
-        self.waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self.waiting: dict[int, Waiting] = {}
         self.ids = itertools.count(1)
         self.connected: dict[str, Any] = {}
 
@@ -236,9 +278,9 @@ class SdkClient(SocketReader):
 
     async def read(self) -> None:
         await super().read()
-        for future in self.waiting.values():
-            if not future.done():
-                future.set_exception(self.ended.result())
+        for waiting in self.waiting.values():
+            if not waiting.future.done():
+                waiting.future.set_exception(self.ended.result())
 
     async def take(self, message: str) -> None:
         for line in message.removesuffix("\n").split("\n"):
@@ -251,7 +293,7 @@ class SdkClient(SocketReader):
             if self.connected.get("pong") and self.answer_pings:
                 await self.socket.send("{}")
         elif "id" in line:
-            self.waiting.pop(line["id"]).set_result(line)
+            self.take_reply(line)
         else:
             self.take_push(line["push"])
 
@@ -264,11 +306,23 @@ class SdkClient(SocketReader):
         elif "unsubscribe" in push:
             self.note("left", channel, self.places.get(channel, Place("", 0)))
 
+    def take_reply(self, line: dict[str, Any]) -> None:
+        """A reply. What it changes is noted before anything behind it in the stream is looked at."""
+        method, channel, future = self.waiting.pop(line["id"])
+        if "error" not in line and method == "subscribe":
+            self.take_subscribed(channel, line[method])
+        elif "error" not in line and method == "unsubscribe":
+            self.note("left", channel, self.places.get(channel, Place("", 0)))
+        if not future.done():
+            future.set_result(line)
+
     def command(self, method: str, fields: dict[str, Any]) -> tuple[str, asyncio.Future[dict[str, Any]]]:
         """A command's text, and the future of its reply line."""
         number = next(self.ids)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.waiting[number] = future
+        if self.ended.done():
+            future.set_exception(self.ended.result())
+        self.waiting[number] = Waiting(method, fields.get("channel", ""), future)
         return json.dumps({"id": number, method: fields}), future
 
     async def call(self, method: str, fields: dict[str, Any], timeout: float = PATIENCE) -> dict[str, Any]:
@@ -276,14 +330,18 @@ class SdkClient(SocketReader):
         text, future = self.command(method, fields)
         with suppress(ConnectionClosed):
             await self.socket.send(text)
+        return await self.result(method, future, timeout)
+
+    async def result(
+        self, method: str, future: asyncio.Future[dict[str, Any]], timeout: float = PATIENCE
+    ) -> dict[str, Any]:
+        """The result in the reply of ``command``; Reply for an error, Ended when the connection ended first."""
         line = await asyncio.wait_for(asyncio.shield(future), timeout)
         if "error" in line:
             error = line["error"]
             raise Reply(error["code"], error["message"], error.get("temporary", False))
         result = line[method]
         assert isinstance(result, dict)
-        if method == "subscribe":
-            self.take_subscribed(fields["channel"], result)
         return result
 
     async def subscribe(self, channel: str, *, since: Place | None = None, **fields: Any) -> dict[str, Any]:
@@ -298,9 +356,7 @@ class SdkClient(SocketReader):
 
     async def unsubscribe(self, channel: str) -> dict[str, Any]:
         """Leave; what comes for the channel until it is subscribed again would be a mistake."""
-        result = await self.call("unsubscribe", {"channel": channel})
-        self.note("left", channel, self.places.get(channel, Place("", 0)))
-        return result
+        return await self.call("unsubscribe", {"channel": channel})
 
     async def publish(self, channel: str, data: Any) -> dict[str, Any]:
         """Publish; the result."""
@@ -309,10 +365,6 @@ class SdkClient(SocketReader):
     async def history(self, channel: str, **fields: Any) -> dict[str, Any]:
         """Read history; the result."""
         return await self.call("history", {"channel": channel, **fields})
-
-    def worker(self) -> int:
-        """The pid of the worker that serves this connection."""
-        return self.server.worker_of(self.local_port)
 
 
 class PlainSocket(SocketReader):
@@ -328,13 +380,11 @@ class PlainSocket(SocketReader):
         query: str = "",
         **options: Any,
     ) -> None:
-        super().__init__(options.pop("name", ""), records)
-        self.server = server
+        super().__init__(server, options.pop("name", ""), records)
         self.path = stream_path("/ws", channels, query, since)
         self.options = options
         self.cursor = ""
         self.connected: dict[str, Any] = {}
-        self.gaps: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> Self:
         self.begin(await open_websocket(self.server, self.path, **self.options))
@@ -352,15 +402,11 @@ class PlainSocket(SocketReader):
             for channel, result in self.connected["subs"].items():
                 self.take_subscribed(channel, result)
         elif "gap" in line:
-            take_gap(self, self.gaps, {"channel": line["channel"], **line["gap"]})
+            self.take_gap({"channel": line["channel"], **line["gap"]})
         elif "pub" in line:
             self.take_publication(line["channel"], line["pub"])
         else:
             raise AssertionError(f"an unknown message: {message}")
-
-    def worker(self) -> int:
-        """The pid of the worker that serves this connection."""
-        return self.server.worker_of(self.local_port)
 
 
 def stream_path(door: str, channels: list[str], query: str = "", since: str = "") -> str:
@@ -369,14 +415,6 @@ def stream_path(door: str, channels: list[str], query: str = "", since: str = ""
     parts += [query] if query else []
     parts += [f"since={quote(since, safe='')}"] if since else []
     return f"{door}?{'&'.join(parts)}"
-
-
-def take_gap(reader: Reader, gaps: list[dict[str, Any]], gap: dict[str, Any]) -> None:
-    """Note that something on a channel is missed for ever; the reader goes on from the new position."""
-    gaps.append(gap)
-    place = Place(gap["epoch"], gap["offset"])
-    reader.note("gap", gap["channel"], place)
-    reader.places[gap["channel"]] = place
 
 
 class Response(NamedTuple):
@@ -442,6 +480,15 @@ class Http:
         """The pid of the worker that serves this connection."""
         return self.server.worker_of(self.local_port)
 
+    async def leave_worker(self, pid: int) -> None:
+        """Reconnect until some other worker than ``pid`` serves this connection."""
+        for _ in range(TRIES):
+            if self.worker() != pid:
+                return
+            await self.__aexit__()
+            await self.__aenter__()
+        raise AssertionError(f"no connection to another worker in {TRIES} tries")
+
 
 class Api(Http):
     """The server API over one kept connection."""
@@ -475,9 +522,6 @@ class Client(Protocol):
 
 
 C = TypeVar("C", bound=Client)
-
-TRIES = 100
-"""Connections to open before giving up on a worker: with two workers, 100 misses in a row do not happen."""
 
 
 async def on_worker(make: Callable[[], C], wanted: Callable[[str], bool]) -> C:

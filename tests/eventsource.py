@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 from tests.checker import Record
-from tests.clients import Ended, Reader, Response, plug, read_head, stream_path, take_gap
+from tests.clients import Ended, Reader, Response, plug, read_head, stream_path
 from tests.servers import Server
 from tests.waiting import PATIENCE, eventually
 
@@ -106,8 +106,7 @@ class EventSource(Reader):
         query: str = "",
         **options: Any,
     ) -> None:
-        super().__init__(options.pop("name", ""), records)
-        self.server = server
+        super().__init__(server, options.pop("name", ""), records)
         self.path = stream_path("/sse", channels, query, since)
         self.headers: dict[str, str] = {"Accept": "text/event-stream", **options.pop("headers", {})}
         if last_event_id:
@@ -117,12 +116,9 @@ class EventSource(Reader):
         assert not options, options
         self.parser = Parser()
         self.events: list[Event] = []
-        self.gaps: list[dict[str, Any]] = []
         self.connected: dict[str, Any] = {}
         self.response: Response | None = None
-        self.reading = asyncio.Event()
-        self.reading.set()
-        self.ended = False
+        self.over = False
         self.disconnect: Ended | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -130,6 +126,10 @@ class EventSource(Reader):
     def cursor(self) -> str:
         """The last event id, to come back with."""
         return self.parser.last_id
+
+    @property
+    def gone(self) -> bool:
+        return self.over
 
     async def __aenter__(self) -> Self:
         """Open the stream; Ended with the HTTP status when it is refused."""
@@ -146,7 +146,7 @@ class EventSource(Reader):
             await self.__aexit__()
             raise Ended(status)
         self.task = asyncio.create_task(self.read())
-        await eventually(lambda: self.connected or self.ended, what="the connect event")
+        await eventually(lambda: self.connected or self.over, what="the connect event")
         return self
 
     async def read(self) -> None:
@@ -159,7 +159,7 @@ class EventSource(Reader):
                     break
                 for event in self.parser.feed(data):
                     self.take(event)
-        self.ended = True
+        self.over = True
 
     def take(self, event: Event) -> None:
         """One event."""
@@ -171,20 +171,12 @@ class EventSource(Reader):
             for channel, result in body["subs"].items():
                 self.take_subscribed(channel, result)
         elif event.kind == "gap":
-            take_gap(self, self.gaps, body)
+            self.take_gap(body)
         elif event.kind == "disconnect":
             self.disconnect = Ended(body["code"], body["reason"])
         else:
             assert event.kind == "message", event
             self.take_publication(body["channel"], body["pub"])
-
-    def pause(self) -> None:
-        """Stop reading."""
-        self.reading.clear()
-
-    def resume(self) -> None:
-        """Read again."""
-        self.reading.set()
 
     async def close(self) -> None:
         """Leave."""
@@ -197,7 +189,3 @@ class EventSource(Reader):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def worker(self) -> int:
-        """The pid of the worker that serves this stream."""
-        return self.server.worker_of(self.local_port)

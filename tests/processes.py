@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+
+ESTABLISHED = "01"
+"""How /proc/net/tcp writes that state."""
 
 
 def children(pid: int) -> list[int]:
@@ -51,25 +55,28 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def connection_inode(port: int, peer_port: int) -> int | None:
-    """The inode of the established TCP socket on local ``port`` whose peer has ``peer_port``."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not os.path.exists(table):
-            continue
-        for line in Path(table).read_text().splitlines()[1:]:
+def connections() -> Iterator[tuple[int, int, int]]:
+    """(local port, remote port, inode) of every established TCP socket of this machine that a process holds."""
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
             fields = line.split()
-            local, remote, inode = fields[1].rpartition(":")[2], fields[2].rpartition(":")[2], int(fields[9])
-            if int(local, 16) == port and int(remote, 16) == peer_port and inode:
-                return inode
-    return None
+            if fields[3] == ESTABLISHED and int(fields[9]):
+                yield int(fields[1].rpartition(":")[2], 16), int(fields[2].rpartition(":")[2], 16), int(fields[9])
 
 
-def holds_socket(pid: int, inode: int) -> bool:
-    """Whether ``pid`` has the socket with ``inode`` open."""
-    wanted = f"socket:[{inode}]"
+def sockets(pid: int) -> set[int]:
+    """The inodes of the sockets that ``pid`` has open."""
+    found = set()
     with suppress(FileNotFoundError, ProcessLookupError):
         for name in os.listdir(f"/proc/{pid}/fd"):
             with suppress(FileNotFoundError, ProcessLookupError):
-                if os.readlink(f"/proc/{pid}/fd/{name}") == wanted:
-                    return True
-    return False
+                target = os.readlink(f"/proc/{pid}/fd/{name}")
+                if target.startswith("socket:["):
+                    found.add(int(target[len("socket:[") : -1]))
+    return found
+
+
+def ports_to(pid: int, port: int) -> set[int]:
+    """The local ports of the connections that ``pid`` has to ``port``."""
+    mine = sockets(pid)
+    return {local for local, remote, inode in connections() if remote == port and inode in mine}

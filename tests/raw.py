@@ -9,7 +9,7 @@ import struct
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
-from tests.clients import Response, plug, read_response
+from tests.clients import Response, plug, read_head, read_response
 from tests.servers import Server
 from tests.waiting import PATIENCE
 
@@ -102,6 +102,13 @@ class RawSocket:
         """The HTTP response; Shut when the server hangs up instead."""
         try:
             return await read_response(self.reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            raise Shut(None) from None
+
+    async def head(self) -> Response:
+        """Status and headers of a response whose body nobody needs."""
+        try:
+            return Response(*await read_head(self.reader), b"")
         except (asyncio.IncompleteReadError, ConnectionError):
             raise Shut(None) from None
 

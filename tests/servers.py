@@ -205,9 +205,8 @@ class Server:
 
     def worker_of(self, peer_port: int) -> int:
         """The pid of the worker that holds the connection which comes from local port ``peer_port``."""
-        inode = processes.connection_inode(self.port, peer_port)
-        assert inode is not None, f"no established connection from port {peer_port}"
-        holders = [pid for pid in self.worker_pids() if processes.holds_socket(pid, inode)]
+        ours = {inode for local, remote, inode in processes.connections() if (local, remote) == (self.port, peer_port)}
+        holders = [pid for pid in self.worker_pids() if processes.sockets(pid) & ours]
         assert len(holders) == 1, f"connection from port {peer_port} is held by {holders}"
         return holders[0]
 

@@ -229,7 +229,7 @@ class Crew:
         log.info("worker ended", extra=logs.fields(worker=child.index, pid=child.pid, ending=ending(child.code)))
 
     async def _mourn(self, seat: Seat, child: Child | None) -> bool:
-        """Wait as long as is due after the death of ``child`` (None: it did not even start); False when all must end."""
+        """Wait as long as is due after the death of ``child`` (None: it did not start); False when all must end."""
         self._on_change()
         loop = asyncio.get_running_loop()
         delay = seat.backoff.died(loop.time(), child.served if child else 0.0)

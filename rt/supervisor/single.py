@@ -53,7 +53,9 @@ class Single:
     """The app, its sockets, its signals and perhaps its store."""
 
     def __init__(self, config: Config, file: Path | None, runtime_dir: Path) -> None:
-        self._loaded = self._config = config
+        self._loaded = config
+        # Readiness counts workers, and there is one.
+        self._config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, workers=1))
         self._file = file
         self._runtime_dir = runtime_dir
         self._notify = Notify()
