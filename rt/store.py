@@ -45,6 +45,9 @@ _MAX_SOCKET_PATH = 107
 # "pid:role time level", which stands before each of the store's lines; ours has all that.
 _STAMP = re.compile(r"^\d+:\w \d+ \w+ \d+ [\d:.]+ \S ")
 
+# About the machine, said at every start whatever happens, and of no use in a message about a death.
+_ALWAYS_SAID = "WARNING Memory overcommit must be enabled!"
+
 # Between us and the store: PR_SET_PDEATHSIG (1) has the kernel kill the store when we die, even by SIGKILL. It outlives
 # exec, and is set in a process of its own because code between fork and exec of a process with threads may hang.
 _BOUND_TO_PARENT = """\
@@ -236,18 +239,20 @@ class Store:
     async def _keep(self, reader: asyncio.StreamReader) -> None:
         """Log what the store says; when it dies, start it again with a new lineage, for as long as this task lives."""
         loop = asyncio.get_running_loop()
-        delay = 0.0
+        deaths = 0  # in a row, without a longer life between
         while True:
             began = loop.time()
             await self._listen(reader)
             assert self._process is not None
             code = await self._process.wait()
-            delay = 0.0 if loop.time() - began > 2 * MAX_BACKOFF else min(max(0.25, delay * 2), MAX_BACKOFF)
+            deaths = 1 if loop.time() - began > 2 * MAX_BACKOFF else deaths + 1
+            delay = 0.0 if deaths == 1 else min(0.25 * 2 ** min(deaths - 2, 8), MAX_BACKOFF)
             limited.error("died", "the store died: %s", self._last_words(), ending=ending(code), restart_in=delay)
             await asyncio.sleep(delay)
             while (fresh := await self._relaunch()) is None:
                 await asyncio.sleep(MAX_BACKOFF)
             reader = fresh
+            log.info("the store is started again", extra=logs.fields(pid=self.pid))
 
     async def _relaunch(self) -> asyncio.StreamReader | None:
         """Start the store after a death; None when that cannot be done now (a full disk)."""
@@ -269,7 +274,7 @@ class Store:
             if not line:
                 return
             text = _STAMP.sub("", line.decode("utf-8", "replace").strip())
-            if text:
+            if text and not text.startswith(_ALWAYS_SAID):
                 self._tail.append(text)
                 limited.warning("says", "the store says: %s", text)
 

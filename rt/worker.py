@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -161,7 +161,8 @@ class Worker:
         )
         listeners.listen([*self._public, *self._internal], self._config.server.backlog)
         starting = asyncio.create_task(app.start(self._public, self._internal), name="start")
-        await asyncio.wait({starting, self._stopping}, return_when=asyncio.FIRST_COMPLETED)
+        ends: list[asyncio.Future[Any]] = [starting, self._stopping]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             return app

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-PROBE_TIME = 1.0
+PROBE_TIME = 3.0
 """Seconds for which a taken port is tried again: the workers of a supervisor killed a moment ago are just closing
 theirs.
 """

@@ -60,6 +60,8 @@ class Lock:
 
 def holder(path: Path) -> int | None:
     """The pid of the process that holds the lock at ``path``; None when nobody does."""
+    if not path.exists():
+        return None
     try:
         Lock(path, patience=0.0).release()
     except Held as held:

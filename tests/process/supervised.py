@@ -137,9 +137,8 @@ class Supervised:
         return [pid for pid in self.below() if " worker " in processes.command(pid) and processes.alive(pid)]
 
     def store(self) -> int:
-        """The store's pid."""
-        (pid,) = [pid for pid in self.below() if is_store(pid)]
-        return pid
+        """The store's pid; 0 while there is none."""
+        return next((pid for pid in self.below() if is_store(pid)), 0)
 
     def signal(self, number: signal.Signals) -> None:
         """Send the supervisor a signal."""

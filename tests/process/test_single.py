@@ -13,7 +13,7 @@ SINGLE = ("--single",)
 
 
 def test_two_processes_share_a_port(tmp_path: Path) -> None:
-    """``run --single`` may be started twice with the same file: the kernel spreads the connections, and either may go."""
+    """``run --single`` may be started twice with the same file: connections are spread, and either may go."""
     with Supervised(tmp_path / "a", arguments=SINGLE) as first, Supervised(tmp_path / "b", arguments=SINGLE) as second:
         first.wait_ready()
         second.stop()

@@ -40,7 +40,9 @@ def faked(tmp_path: Path) -> Iterator[Supervised]:
 
 
 def test_workers_get_their_listeners_config_and_lineage(tmp_path: Path) -> None:
-    """Each worker has a number, a name and sockets of its own; the store's address and lineage come from the supervisor."""
+    """Each worker has a number, a name and sockets of its own; the store's address and lineage come from the
+    supervisor.
+    """
     with Supervised(tmp_path, {"redis": {"url": "embedded"}, "http_api": {"key": "k1"}}) as server:
         server.wait_ready()
         facts = server.all_facts()
@@ -219,7 +221,7 @@ def test_an_upgrade_to_broken_code_keeps_the_old_workers(faked: Supervised) -> N
 
 
 def test_upgrade_finds_the_server_by_its_config(faked: Supervised) -> None:
-    """``server.py upgrade FILE`` replaces the workers of the server that runs with FILE, and says when there is none."""
+    """``server.py upgrade FILE`` replaces the workers of the server that runs with FILE, if there is one."""
     before = set(faked.workers())
     assert _server_py("upgrade", str(faked.file), cwd=faked.folder).returncode == 0
     faked.wait_log("workers replaced")
@@ -244,10 +246,10 @@ def test_nothing_is_left_when_the_supervisor_is_killed(running: Supervised) -> N
     assert len(below) == 3
     running.signal(signal.SIGKILL)
     running.wait()
-    eventually_now(lambda: not any(map(processes.alive, below)), 6, "all are gone")
     running.log_file.unlink()
     running.start()
     running.wait_ready()
+    eventually_now(lambda: not any(map(processes.alive, below)), 6, "all are gone")
     assert running.stop() == 0
 
 
@@ -280,7 +282,8 @@ def test_a_taken_port_is_a_mistake_in_the_config(tmp_path: Path) -> None:
         second.log_file.unlink()
         second.start()
         assert second.wait() == 78
-        line = next(n for n, text in enumerate(second.file.read_text().splitlines(), 1) if f"port: {first.port}" in text)
+        lines = second.file.read_text().splitlines()
+        line = next(number for number, text in enumerate(lines, 1) if f"port: {first.port}" in text)
         complaint = f"{second.file}:{line}: server.port: found {first.port} (in use), expected a free port\n"
         assert complaint in second.log() and "Traceback" not in second.log()
 
@@ -295,7 +298,9 @@ def test_localhost_is_both_families(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize(("fault", "status", "said"), [("raise", 69, "told to fail"), ("config", 78, "a.yaml:3: server.demo")])
+@pytest.mark.parametrize(
+    ("fault", "status", "said"), [("raise", 69, "told to fail"), ("config", 78, "a.yaml:3: server.demo")]
+)
 def test_a_worker_that_cannot_start_ends_the_supervisor(tmp_path: Path, fault: str, status: int, said: str) -> None:
     """No endless loop at the very start: the reason is said, and the status tells what kind it is."""
     (tmp_path / "fault").write_text(fault)
