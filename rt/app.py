@@ -75,8 +75,16 @@ class App:
         self._hub.start()
         if config.server.demo and self._index == 0:
             self._ticker = demo.Ticker(self._publish_price)
+        await self._reached(config.redis.connect_timeout)
         self._tasks = [asyncio.create_task(self._count()), asyncio.create_task(self._register())]
         self._accept(public, internal_sockets)
+
+    async def _reached(self, seconds: float) -> None:
+        """Wait for the store, but not long: clients that wait in the listener are better served than refused."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._broker.ready:
+                    await asyncio.sleep(0.01)
 
     def _accept(self, public: list[socket.socket], internal_sockets: list[socket.socket]) -> None:
         server = self._config.server

@@ -159,6 +159,9 @@ class EventSource(Reader):
                     break
                 for event in self.parser.feed(data):
                     self.take(event)
+        self.writer.close()
+        with suppress(OSError):
+            await self.writer.wait_closed()
         self.over = True
 
     def take(self, event: Event) -> None:

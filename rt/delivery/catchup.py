@@ -229,6 +229,8 @@ def _give(subscription: Subscription, legs: list[Leg]) -> None:
             return
     if after == feed.base or not items:
         feed.settle(subscription, after)
+        if subscription.state is State.LIVE and subscription.falls:
+            feed.hub.tally.catch_ups += 1
     elif subscription.outbox.queue is None:
         feed.hub.loop.call_soon(catch_up, subscription)
 

@@ -133,6 +133,8 @@ class Channel:
         if len(self._held) < self.recent.max_count and size <= self.recent.max_bytes:
             self._held.append(publication)
             self._held_size = size
+        else:
+            self.hub.tally.drops["bus"] += 1
 
     def _replay(self) -> bool:
         """Take what was held, as far as it goes on from the position. False when there is still a hole before some of

@@ -62,7 +62,13 @@ class Connection:
 
     def message(self, payload: bytes) -> None:
         """A message came in. Streams are for receiving: what they send is dropped, and counted."""
+        self.hub.tally.received_messages += 1
         self.hub.tally.drops["inbound"] += 1
+
+    def received(self, size: int) -> None:
+        """``size`` bytes came in, whatever they are."""
+        self.hub.tally.received_bytes += size
+        self.heard()
 
     def heard(self) -> None:
         """The peer lives: it sent something, or took something."""

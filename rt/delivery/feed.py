@@ -241,6 +241,7 @@ class Feed:
         """Write ``turn`` to a snapshot of the members; yields when the loop should have a turn."""
         deadline = self.hub.now() + SLICE
         stale = False
+        self._count_missed(turn)
         jobs = [(members, list(members.ready.items()), list(members.blocked)) for members in self.members.values()]
         for members, ready, blocked in jobs:
             frame = members.wire.encode(self.names, turn, start) if ready or blocked else b""
@@ -259,6 +260,13 @@ class Feed:
             for subscription in blocked:
                 self._offer(subscription, members, frame, start)
             self._observe(members, turn, len(frame), len(ready) + len(blocked))
+
+    def _count_missed(self, turn: list[Item]) -> None:
+        """What is in no history is missed by who is behind."""
+        behind = self.count - sum(len(members) for members in self.members.values())
+        if behind:
+            volatile = sum(isinstance(what, Publication) and not what.offset for _, what in turn)
+            self.hub.tally.drops["volatile"] += behind * volatile
 
     @staticmethod
     def _send(members: Members, chunk: list[tuple[Subscription, Send]], frame: bytes) -> None:

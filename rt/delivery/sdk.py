@@ -46,7 +46,7 @@ class SdkConnection(Connection):
     """``waiting`` while a command waits for the store; what came in behind it is in the inbox, at most one read's
     worth."""
 
-    __slots__ = ("_dialog", "_inbox", "_info", "_replies", "waiting")
+    __slots__ = ("_channel_infos", "_dialog", "_inbox", "_info", "_replies", "waiting")
 
     def __init__(self, hub: Hub, sink: Sink) -> None:
         super().__init__(hub, sink, SDK)
@@ -55,6 +55,7 @@ class SdkConnection(Connection):
         self._inbox: deque[bytes] = deque()
         self._replies: list[bytes] = []
         self._info = b""
+        self._channel_infos: dict[str, bytes] = {}  # of the few subscriptions whose token has one
         self.wake_at(hub.now() + hub.config.client.stale_close_delay)
 
     # In and out
@@ -66,7 +67,9 @@ class SdkConnection(Connection):
     def message(self, payload: bytes) -> None:
         """One text message: commands joined by newlines."""
         try:
-            self._inbox.extend(commands.split(payload))
+            lines = commands.split(payload)
+            self.hub.tally.received_messages += len(lines)
+            self._inbox.extend(lines)
         except Closing as closing:
             self.close(closing.close)
             return
@@ -168,7 +171,7 @@ class SdkConnection(Connection):
         hub, settings = self.hub, self.hub.config.client
         identity = tokens.identify(request.token, hub.verifier, settings, time.time())
         self.user = identity.user
-        self._info = replies.client_info(identity.user, self.id, identity.info)
+        self._info = identity.info
         heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout, now=hub.now(), share=random())
         self._dialog.connected(heartbeat)
         self.live(heartbeat, identity.expire_at)
@@ -183,13 +186,19 @@ class SdkConnection(Connection):
         limit = hub.config.client.channel_limit
         channels.admit(request, subscribed=name in self.subscriptions, count=len(self.subscriptions), limit=limit)
         if request.token:
-            tokens.permit(request.token, hub.verifier, channel=name, user=self.user, client=self.id, now=time.time())
+            now = time.time()
+            info = tokens.permit(
+                request.token, hub.verifier, channel=name, user=self.user, client=self.id, now=now
+            ).info
         else:
+            info = b""
             channels.may_subscribe(name, namespace, self._who)
         granted = channels.granted(request, namespace, self._who)
         feed = hub.feed((name,), (namespace,))
         subscription = feed.subscribe(self.outbox, SDK, positioned=granted.positioned)
         self.subscriptions[name] = subscription
+        if info:
+            self._channel_infos[name] = info
         since = Position(request.epoch, request.offset) if request.recover and granted.recoverable else None
         begin = partial(self._begin, id, request, granted, subscription, since)
         legs = at_once(feed, [since], hub.limit)
@@ -255,6 +264,7 @@ class SdkConnection(Connection):
     def _end(self, name: str, subscription: Subscription) -> None:
         if self.subscriptions.get(name) is subscription:
             del self.subscriptions[name]
+            self._channel_infos.pop(name, None)
         subscription.feed.leave(subscription)
 
     def _unsubscribe(self, id: int, request: commands.Unsubscribe) -> None:
@@ -268,7 +278,8 @@ class SdkConnection(Connection):
         if request.type:
             raise Refused(errors.NOT_AVAILABLE)
         channels.may_publish(namespace, self._who, subscribed=request.channel in self.subscriptions)
-        body = replies.publication_body(publishing.checked(request.data, namespace), self._info)
+        info = replies.client_info(self.user, self.id, self._info, self._channel_infos.get(request.channel, b""))
+        body = replies.publication_body(publishing.checked(request.data, namespace), info)
         future = self.hub.broker.publish(request.channel, body, publishing.options(namespace))
 
         def reply(published: Published) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from tornado.http1connection import HTTP1Connection
-from tornado.httputil import HTTPHeaders, ResponseStartLine
+from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream
 
 if TYPE_CHECKING:
@@ -21,14 +21,15 @@ MAX_FIELDS = 64  # parameters in a query
 
 
 class Request:
-    """``method``, ``path``, ``headers``, ``remote_ip``; ``body`` is complete when a door that takes one is called."""
+    """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is complete when a door that takes one is called."""
 
-    __slots__ = ("_connection", "_query", "body", "headers", "method", "path", "raw_query", "remote_ip")
+    __slots__ = ("_connection", "_query", "body", "headers", "method", "path", "raw_query", "remote_ip", "version")
 
-    def __init__(self, connection: HTTP1Connection, method: str, target: str, headers: HTTPHeaders) -> None:
+    def __init__(self, connection: HTTP1Connection, start: RequestStartLine, headers: HTTPHeaders) -> None:
         self._connection = connection
-        self.method = method
-        self.path, _, self.raw_query = target.partition("?")
+        self.method = start.method
+        self.version = start.version
+        self.path, _, self.raw_query = start.path.partition("?")
         self.headers = headers
         self.body = b""
         self.remote_ip: str = getattr(connection.context, "remote_ip", "")

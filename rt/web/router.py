@@ -66,7 +66,7 @@ class _Exchange(HTTPMessageDelegate):
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
-        request = Request(self._connection, start_line.method, start_line.path, headers)
+        request = Request(self._connection, start_line, headers)
         if len(start_line.path) + sum(len(name) + len(value) + 4 for name, value in headers.get_all()) > MAX_HEADERS:
             request.reply(431, headers=[CLOSE])
         elif len(headers.get_list("Host")) > 1:

@@ -65,7 +65,7 @@ class Reader:
 
     def received(self, data: bytes) -> None:
         connection = self._connection
-        connection.heard()
+        connection.received(len(data))
         for item in self._frames.feed(data):
             if connection.closed:
                 return
@@ -147,6 +147,8 @@ def _handshake(request: Request, subprotocol: str) -> bytes:
     """The answer 101 to a good handshake; 400, 405 or 426 for another request."""
     if request.method != "GET":
         raise Turned(405, [("Allow", "GET")])
+    if request.version != "HTTP/1.1":
+        raise Turned(426, _UPGRADE)
     headers = request.headers
     if "websocket" not in _tokens(request, "Upgrade") or "upgrade" not in _tokens(request, "Connection"):
         raise Turned(426, _UPGRADE)

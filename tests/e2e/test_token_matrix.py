@@ -42,7 +42,7 @@ CONNECTIONS: list[Row] = [
     ("without exp", sign({"sub": "42"}), None, 200),
     ("of the previous key", sign({"sub": "42"}, PREVIOUS_KEY), None, 200),
     ("exp as a float", sign({"sub": "42", "exp": FAR + 0.5}), None, 200),
-    ("anonymous", sign({"exp": FAR}), None, 200),
+    ("anonymous", sign({"exp": FAR}), None, 403),
     ("with unknown claims", sign({"sub": "42", "roles": ["a"], "x": None}), None, 200),
     ("expired", sign({"sub": "42", "exp": NOW - 60}), (Reply, 109), 401),
     ("not yet good", sign({"sub": "42", "nbf": FAR}), (Reply, 109), 401),
@@ -58,7 +58,7 @@ CONNECTIONS: list[Row] = [
     ("sub as a number", sign({"sub": 42}), (Ended, 3500), 401),
     ("no token at all", "nonsense", (Ended, 3500), 401),
     ("four parts", sign({"sub": "42"}) + ".x", (Ended, 3500), 401),
-    ("20 KiB", sign({"sub": "x" * 20_000}), (Ended, 3500), 401),
+    ("20 KiB", sign({"sub": "x" * 20_000}), (Ended, 3500), 431),
     ("none", "", (Ended, 3501), 401),
 ]
 
