@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+import time
 from typing import Any
 
 from tests.checker import Record
-from tests.clients import TRIES, PlainSocket, Reader, SdkClient
+from tests.clients import TRIES, Ended, PlainSocket, Reader, Refusal, Reply, SdkClient
 from tests.eventsource import EventSource
 from tests.servers import Server
-
-DOORS = ("sdk", "ws", "sse")
+from tests.waiting import PATIENCE, POLL
 
 
 async def enter(
@@ -23,29 +24,71 @@ async def enter(
     trust: ssl.SSLContext | None = None,
     receive_buffer: int | None = None,
 ) -> Reader:
-    """A reader of ``channels`` through ``door``. It goes on where ``previous`` was, under the same name."""
+    """A reader of ``channels`` through ``door``. It goes on where ``previous`` was, under the same name.
+
+    Told to come back later, it does, as every client of that door would: a worker that has just been started may not
+    have reached the store yet.
+    """
     options: dict[str, Any] = {
         "name": previous.name if previous else "",
         "records": previous.records if previous else records,
         "trust": trust,
         "receive_buffer": receive_buffer,
     }
-    if door == "sdk":
-        return await enter_sdk(SdkClient(server, **options), channels, previous)
-    if door == "ws":
-        assert previous is None or isinstance(previous, PlainSocket | EventSource)
-        return await PlainSocket(server, channels, since=previous.cursor if previous else "", **options).__aenter__()
-    assert previous is None or isinstance(previous, PlainSocket | EventSource)
-    cursor = previous.cursor if previous else ""
-    return await EventSource(server, channels, last_event_id=cursor, **options).__aenter__()
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return await OPENERS[door](server, channels, previous, options)
+        except Refusal as refusal:
+            if not may_come_back(refusal) or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(POLL)
 
 
-async def enter_sdk(client: SdkClient, channels: list[str], previous: Reader | None) -> Reader:
+def may_come_back(refusal: Refusal) -> bool:
+    """Whether a client tries again: after a temporary error, a close below 3500, and a stream that ends."""
+    if isinstance(refusal, Reply):
+        return refusal.temporary
+    return refusal.code is None or 3000 <= refusal.code < 3500
+
+
+async def enter_sdk(server: Server, channels: list[str], previous: Reader | None, options: dict[str, Any]) -> Reader:
     """Connect and subscribe, as an SDK does."""
+    client = SdkClient(server, **options)
     await client.__aenter__()
-    for channel in channels:
-        await client.subscribe(channel, since=previous.places[channel] if previous else None)
+    try:
+        for channel in channels:
+            await client.subscribe(channel, since=previous.places[channel] if previous else None)
+    except Refusal:
+        await client.close()
+        raise
     return client
+
+
+async def enter_ws(server: Server, channels: list[str], previous: Reader | None, options: dict[str, Any]) -> Reader:
+    """Open a plain WebSocket, with the cursor of ``previous`` in the URL."""
+    return await PlainSocket(server, channels, since=cursor_of(previous), **options).__aenter__()
+
+
+async def enter_sse(server: Server, channels: list[str], previous: Reader | None, options: dict[str, Any]) -> Reader:
+    """Open an event stream, with the cursor of ``previous`` as Last-Event-ID."""
+    stream = await EventSource(server, channels, last_event_id=cursor_of(previous), **options).__aenter__()
+    if not stream.connected:
+        await stream.close()
+        raise Ended(None)
+    return stream
+
+
+def cursor_of(reader: Reader | None) -> str:
+    """Where a reader without an SDK was."""
+    if reader is None:
+        return ""
+    assert isinstance(reader, PlainSocket | EventSource)
+    return reader.cursor
+
+
+OPENERS = {"sdk": enter_sdk, "ws": enter_ws, "sse": enter_sse}
+DOORS = tuple(OPENERS)
 
 
 async def enter_elsewhere(door: str, server: Server, channels: list[str], *, previous: Reader, node: str) -> Reader:

@@ -204,10 +204,19 @@ class Server:
         return [pid for pid in processes.descendants(self.pid) if processes.alive(pid) and is_store(pid)]
 
     def worker_of(self, peer_port: int) -> int:
-        """The pid of the worker that holds the connection which comes from local port ``peer_port``."""
-        ours = {inode for local, remote, inode in processes.connections() if (local, remote) == (self.port, peer_port)}
-        holders = [pid for pid in self.worker_pids() if processes.sockets(pid) & ours]
-        assert len(holders) == 1, f"connection from port {peer_port} is held by {holders}"
+        """The pid of the worker that holds the connection which comes from local port ``peer_port``.
+
+        The kernel answers a connect before a worker accepts it, so this may have to wait a moment.
+        """
+        holders: list[int] = []
+
+        def held() -> bool:
+            ends = processes.connections()
+            ours = {inode for local, remote, inode in ends if (local, remote) == (self.port, peer_port)}
+            holders[:] = [pid for pid in self.worker_pids() if processes.sockets(pid) & ours]
+            return len(holders) == 1
+
+        eventually_now(held, what=f"one worker holds the connection from port {peer_port}")
         return holders[0]
 
     def kill_worker(self, pid: int) -> None:

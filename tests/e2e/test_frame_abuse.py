@@ -28,33 +28,33 @@ LIMIT = 64 << 10
 BAD_CODES = [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535]
 BAD_TEXTS = [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b'{"id":2,"rpc":{"method":"\xe2\x82"}}']
 
-FRAMES: list[tuple[str, bytes, set[int]]] = [
-    ("unmasked", frame(TEXT, COMMAND, masked=False), {1002}),
-    ("unmasked ping", frame(PING, masked=False), {1002}),
-    ("rsv1, as if compressed", frame(TEXT, COMMAND, reserved=4), {1002}),
-    ("rsv2", frame(TEXT, COMMAND, reserved=2), {1002}),
-    ("rsv3 on a ping", frame(PING, reserved=1), {1002}),
-    *((f"reserved opcode {opcode}", frame(opcode, b"x"), {1002}) for opcode in (3, 7, 11, 15)),
-    ("fragmented ping", frame(PING, final=False), {1002}),
-    ("long ping", frame(PING, b"x" * 126), {1002}),
-    ("long close", frame(CLOSE, b"\x03\xe8" + b"x" * 124), {1002}),
-    ("continuation of nothing", frame(CONTINUATION, COMMAND), {1002}),
-    ("a message inside a message", frame(TEXT, b"{", final=False) + frame(TEXT, COMMAND), {1002}),
-    ("half a close code", frame(CLOSE, b"\x03"), {1002}),
-    *((f"close code {code}", close(code), {1002}) for code in BAD_CODES),
-    ("close reason in bad UTF-8", close(1000, b"\xff"), {1007}),
-    *((f"bad UTF-8 {bad!r}", frame(TEXT, bad), {1007}) for bad in BAD_TEXTS),
-    ("bad UTF-8 over two frames", frame(TEXT, b"\xe2\x82", final=False) + frame(CONTINUATION, b"x"), {1007}),
-    ("one byte too large, announced", frame(TEXT, b"", length=LIMIT + 1), {1009}),
-    ("10 MiB, announced", frame(TEXT, b"", length=10 << 20), {1009}),
-    ("2^62 bytes, announced", frame(TEXT, b"", length=1 << 62), {1009}),
-    ("2^63 bytes, announced", frame(TEXT, b"", length=1 << 63), {1002, 1009}),
-    ("too large in fragments", (frame(TEXT, b"x" * 40000, final=False) + frame(CONTINUATION, b"x" * 40000)), {1009}),
-    ("a flood of fragments", frame(TEXT, b"x", final=False) + frame(CONTINUATION, b"x", final=False) * 999, {1008}),
-    ("a flood of empty fragments", frame(TEXT, final=False) + frame(CONTINUATION, final=False) * 9999, {1008}),
-    ("a flood of pings", frame(PING, b"x") * 5000, {3013}),
-    ("a flood of pongs", frame(PONG, b"x") * 5000, {3013}),
-    ("binary", frame(BINARY, COMMAND), {3501, 3506}),
+FRAMES: list[tuple[str, bytes, int]] = [
+    ("unmasked", frame(TEXT, COMMAND, masked=False), 1002),
+    ("unmasked ping", frame(PING, masked=False), 1002),
+    ("rsv1, as if compressed", frame(TEXT, COMMAND, reserved=4), 1002),
+    ("rsv2", frame(TEXT, COMMAND, reserved=2), 1002),
+    ("rsv3 on a ping", frame(PING, reserved=1), 1002),
+    *((f"reserved opcode {opcode}", frame(opcode, b"x"), 1002) for opcode in (3, 7, 11, 15)),
+    ("fragmented ping", frame(PING, final=False), 1002),
+    ("long ping", frame(PING, b"x" * 126), 1002),
+    ("long close", frame(CLOSE, b"\x03\xe8" + b"x" * 124), 1002),
+    ("continuation of nothing", frame(CONTINUATION, COMMAND), 1002),
+    ("a message inside a message", frame(TEXT, b"{", final=False) + frame(TEXT, COMMAND), 1002),
+    ("half a close code", frame(CLOSE, b"\x03"), 1002),
+    *((f"close code {code}", close(code), 1002) for code in BAD_CODES),
+    ("close reason in bad UTF-8", close(1000, b"\xff"), 1007),
+    *((f"bad UTF-8 {bad!r}", frame(TEXT, bad), 1007) for bad in BAD_TEXTS),
+    ("bad UTF-8 over two frames", frame(TEXT, b"\xe2\x82", final=False) + frame(CONTINUATION, b"x"), 1007),
+    ("one byte too large, announced", frame(TEXT, b"", length=LIMIT + 1), 1009),
+    ("10 MiB, announced", frame(TEXT, b"", length=10 << 20), 1009),
+    ("2^62 bytes, announced", frame(TEXT, b"", length=1 << 62), 1009),
+    ("2^63 bytes, announced", frame(TEXT, b"", length=1 << 63), 1002),
+    ("too large in fragments", (frame(TEXT, b"x" * 40000, final=False) + frame(CONTINUATION, b"x" * 40000)), 1009),
+    ("a flood of fragments", frame(TEXT, b"x", final=False) + frame(CONTINUATION, b"x", final=False) * 999, 1008),
+    ("a flood of empty fragments", frame(TEXT, final=False) + frame(CONTINUATION, final=False) * 9999, 1008),
+    ("a flood of pings", frame(PING, b"x") * 5000, 3013),
+    ("a flood of pongs", frame(PONG, b"x") * 5000, 3013),
+    ("binary", frame(BINARY, COMMAND), 3501),
 ]
 
 COMMANDS: list[tuple[str, bytes, int]] = [
@@ -129,15 +129,15 @@ class Control:
         assert (await self.reader.until(self.channel, self.count)) == list(range(1, self.count + 1))
 
 
-@pytest.mark.parametrize(("sent", "codes"), [row[1:] for row in FRAMES], ids=[row[0] for row in FRAMES])
-def test_bad_frames(server: Server, channel: str, sent: bytes, codes: set[int]) -> None:
+@pytest.mark.parametrize(("sent", "code"), [row[1:] for row in FRAMES], ids=[row[0] for row in FRAMES])
+def test_bad_frames(server: Server, channel: str, sent: bytes, code: int) -> None:
     """Every frame against RFC 6455 ends the connection with the code that the RFC gives it."""
 
     async def run() -> None:
         async with Control(server, channel), RawSocket(server) as raw:
             await raw.connect()
             await raw.send(sent)
-            assert (await raw.shut()).code in codes
+            assert (await raw.shut()).code == code
 
     asyncio.run(run())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 import pytest
@@ -27,7 +27,7 @@ from tests import processes
 from tests.clients import Api
 from tests.servers import Server
 from tests.tokens import connection_token, subscription_token
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 ROUNDS = 10
 
@@ -109,6 +109,15 @@ class Python:
         return self.server.worker_of(port)
 
 
+async def to_the_end(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test, then wait for the tasks in which the SDK closes its sockets, so that none is left open."""
+    await test
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        _, pending = await asyncio.wait(left, timeout=PATIENCE)
+        assert not pending
+
+
 def test_publish_and_receive(server: Server, channel: str) -> None:
     """What one SDK client publishes, another receives, with its offsets."""
 
@@ -121,7 +130,7 @@ def test_publish_and_receive(server: Server, channel: str) -> None:
             await eventually(lambda: len(log.data) == 3)
             assert (log.data, log.offsets) == ([{"n": 0}, {"n": 1}, {"n": 2}], [1, 2, 3])
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
 
 
 def test_recovery_after_its_worker_is_killed(own_server: Server, channel: str) -> None:
@@ -141,7 +150,7 @@ def test_recovery_after_its_worker_is_killed(own_server: Server, channel: str) -
             assert log.data == list(range(21))
             assert (log.subscribed[1].was_recovering, log.subscribed[1].recovered) == (True, True)
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
 
 
 def test_subscribe_and_unsubscribe_in_a_loop(server: Server, channel: str) -> None:
@@ -162,7 +171,7 @@ def test_subscribe_and_unsubscribe_in_a_loop(server: Server, channel: str) -> No
             assert log.data == ["last"]
             assert len(client.log.connected) == 1
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
 
 
 def test_history(server: Server, channel: str) -> None:
@@ -175,7 +184,7 @@ def test_history(server: Server, channel: str) -> None:
             page = await sub.history(limit=-1)
             assert ([one.data for one in page.publications], page.offset, page.epoch) == ([0, 1, 2, 3, 4], 5, epoch)
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
 
 
 def test_errors_of_calls(server: Server, channel: str) -> None:
@@ -196,7 +205,7 @@ def test_errors_of_calls(server: Server, channel: str) -> None:
                 assert caught.value.code == code
             assert client.log.disconnected == []
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
 
 
 def test_errors_of_subscriptions(server: Server) -> None:
@@ -208,7 +217,7 @@ def test_errors_of_subscriptions(server: Server) -> None:
                 _, log = await client.subscribe(channel)
                 assert [one.code for one in log.unsubscribed] == [code]
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
 
 
 def test_tokens(server: Server) -> None:
@@ -221,7 +230,7 @@ def test_tokens(server: Server) -> None:
         async with Python(server, token=connection_token("42", key="another key" * 4)) as stranger:
             assert [one.code for one in stranger.log.disconnected] == [3500]
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
 
 
 def test_shutdown_sends_it_elsewhere(start_server: Callable[..., Server]) -> None:
@@ -234,4 +243,4 @@ def test_shutdown_sends_it_elsewhere(start_server: Callable[..., Server]) -> Non
             await eventually(lambda: len(client.log.connecting) == 2)
             assert (client.log.connecting[1].code, client.log.connecting[1].reason) == (3001, "shutdown")
 
-    asyncio.run(run())
+    asyncio.run(to_the_end(run()))
