@@ -2,8 +2,8 @@
 
 An :class:`Error` answers one command; the connection lives on. A :class:`Close` ends the connection; its code tells the
 client whether to come back (3000-3499 and 4000-4499 yes, 3500-3999 and 4500-4999 no). An :class:`Unsubscribe` ends one
-subscription; from 2500 on the client subscribes again by itself. The reasons are short enough for a WebSocket close frame
-(RFC 6455 section 5.5: 125 bytes, two of them the code).
+subscription; from 2500 on the client subscribes again by itself. The reasons are short enough for a WebSocket close
+frame (RFC 6455 section 5.5: 125 bytes, two of them the code).
 """
 
 from typing import NamedTuple
@@ -99,8 +99,8 @@ class Closing(Exception):
 class StoreError(Exception):
     """The store did not answer, or answered that it cannot.
 
-    ``definite`` is true when the call certainly had no effect; otherwise its outcome is unknown and only a retry with the
-    same idempotency key is safe.
+    ``definite`` is true when the call certainly had no effect; otherwise its outcome is unknown and only a retry with
+    the same idempotency key is safe.
     """
 
     def __init__(self, message: str, *, definite: bool) -> None:

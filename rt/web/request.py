@@ -21,7 +21,8 @@ MAX_FIELDS = 64  # parameters in a query
 
 
 class Request:
-    """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is complete when a door that takes one is called."""
+    """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is complete when a
+    door that takes one is called."""
 
     __slots__ = ("_connection", "_query", "body", "headers", "method", "path", "raw_query", "remote_ip", "version")
 
