@@ -92,19 +92,22 @@ def free_port() -> int:
 class Server:
     """``server.py run FILE`` in a process group of its own, until the end of the ``with`` block.
 
-    ``changes`` are laid over CONFIG. Leaving the block stops it with SIGTERM and demands that it ends in time with
-    status 0, that no process of it is left, and that its log holds no traceback.
+    ``changes`` are laid over CONFIG. Entering the block waits until all workers are ready, unless told not to; leaving it
+    stops the server with SIGTERM and demands that it ends in time with status 0, that no process of it is left, and that
+    its log holds no traceback.
     """
 
-    def __init__(self, changes: dict[str, Any] | None = None, *, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, changes: dict[str, Any] | None = None, *, arguments: tuple[str, ...] = (), await_ready: bool = True
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="rt-test-"))  # short: a Unix socket's path has at most 107 bytes
         self.port = free_port()
         self.internal_port = free_port()
         self.arguments = arguments
+        self.await_ready = await_ready
         ports = {"server": {"port": self.port, "internal": {"address": "127.0.0.1", "port": self.internal_port}}}
         state = {"redis": {"state_dir": str(self.folder / "var")}}
         self.config = merged(merged(merged(CONFIG, ports), state), changes or {})
-        self.tls = "tls" in self.config["server"]
         self.config_file = self.folder / "rt.yaml"
         self.log_file = self.folder / "log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -113,7 +116,8 @@ class Server:
         RUNNING.append(self)
         try:
             self.start()
-            self.wait_ready()
+            if self.await_ready:
+                self.wait_ready()
         except BaseException:
             self.end_group()
             RUNNING.remove(self)

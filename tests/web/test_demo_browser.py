@@ -14,7 +14,7 @@ from tests.servers import API_KEY, OPEN, STREAM, Server
 from tests.tools import chromium
 from tests.waiting import eventually_now
 
-pytestmark = [pytest.mark.skipif(chromium() is None, reason="needs chromium"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(120)]
 
 PANES = ("ws", "sse")
 CHANGES = {
