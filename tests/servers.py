@@ -92,9 +92,9 @@ def free_port() -> int:
 class Server:
     """``server.py run FILE`` in a process group of its own, until the end of the ``with`` block.
 
-    ``changes`` are laid over CONFIG. Entering the block waits until all workers are ready, unless told not to; leaving it
-    stops the server with SIGTERM and demands that it ends in time with status 0, that no process of it is left, and that
-    its log holds no traceback.
+    ``changes`` are laid over CONFIG. Entering the block waits until all workers are ready, unless told not to; leaving
+    it stops the server with SIGTERM and demands that it ends in time with status 0, that no process of it is left, and
+    that its log holds no traceback.
     """
 
     def __init__(
