@@ -137,7 +137,10 @@ class Outbox:
         except BlockingIOError:
             return
         except OSError:
-            self.owner.broken()
+            if self.ending:
+                self.discard()  # its owner has closed already and would not hear of it
+            else:
+                self.owner.broken()
             return
         self._emptied()
 
