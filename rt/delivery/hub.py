@@ -99,9 +99,11 @@ class Hub:
 
     def _abandon(self, channel: Channel) -> None:
         self.forget(channel)
-        for feed in list(channel.feeds):
-            for subscription in list(feed.everybody()):
-                subscription.outbox.owner.lost(subscription)
+        for connection in list(self.connections):
+            # In whatever state: one that is behind or joining would wait for ever on a channel that takes nothing more.
+            for subscription in list(connection.subscriptions.values()):
+                if subscription.feed in channel.claims:
+                    connection.lost(subscription)
 
     # Publications
 
