@@ -259,10 +259,19 @@ static void publish(struct pub *p) {
     if (!send_all(p->fd, request, m)) fail("a publish could not be sent");
 }
 
+static void open_publisher(struct pub *p) {
+    p->fd = dial((int)(p - pubs));
+    watch(p->fd, (uint64_t)(p - pubs) << 2 | 2);
+}
+
 static void answered(struct pub *p) {
     ssize_t n = recv(p->fd, p->answer + p->got, sizeof p->answer - 1 - p->got, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0) fail("the server closed a publisher's connection");
+    if (n <= 0 && p->busy) fail("the server closed a publisher's connection while it waited for an answer");
+    if (n <= 0) { /* idle for too long between two runs */
+        close(p->fd);
+        return open_publisher(p);
+    }
     p->got += n;
     p->answer[p->got] = 0;
     char *body = strstr(p->answer, "\r\n\r\n"), *length = strcasestr(p->answer, "\r\nContent-Length:");
@@ -304,10 +313,7 @@ static int busy_publishers(void) {
 
 static void run(int publishers, double seconds) {
     if (publishers < 1 || publishers > MAX_PUBLISHERS) fail("1 to %d publishers", MAX_PUBLISHERS);
-    for (; npubs < publishers; npubs++) {
-        pubs[npubs].fd = dial(npubs);
-        watch(pubs[npubs].fd, (uint64_t)npubs << 2 | 2);
-    }
+    while (npubs < publishers) open_publisher(&pubs[npubs++]);
     deliveries = expected = publications = refused = bytes = nsamples = 0;
     uint64_t start = now_ns(), stop = start + (uint64_t)(seconds * 1e9);
     publishing = 1;

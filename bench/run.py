@@ -28,13 +28,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from targets import LOAD_CORE, Floor, Rt, Stock, Target, Unavailable, idle_seconds
+from targets import LOAD_CORE, SERVER_CORE, Floor, Rt, Stock, Target, Unavailable, idle_seconds
 
 HERE = Path(__file__).resolve().parent
 FRAME = 86
 BUSIEST = 0.90
 SETTLE = 0.3  # seconds until what was opened or closed before costs nothing any more
 SPARE_ROUNDS = 3
+PATIENCE = 15.0
 REST = 0.5  # of a lone publisher, in times of its last answer: one core must receive what another sends
 DOORS = {"sdk": "WebSocket", "ws": "/ws", "sse": "SSE"}
 
@@ -95,7 +96,8 @@ class Load:
         """Publish for a while; what the load saw, and the seconds of server CPU. Refused when it is not sound."""
         assert self.process.stdin is not None
         cpu, idle, start = self.target.cpu(), idle_seconds(LOAD_CORE), time.monotonic()
-        self.process.stdin.write(f"run {publishers} {seconds} {REST if publishers == 1 else 0}\n")
+        with suppress(BrokenPipeError):  # then the next line says why
+            self.process.stdin.write(f"run {publishers} {seconds} {REST if publishers == 1 else 0}\n")
         seen = self.line()
         busy = 1 - (idle_seconds(LOAD_CORE) - idle) / (time.monotonic() - start)
         used = self.target.cpu() - cpu
@@ -109,6 +111,18 @@ class Load:
             raise Overloaded(f"the load's core was {busy:.0%} busy")
         return {**seen, "load_busy": round(busy, 3)}, used
 
+    def quiet(self) -> None:
+        """Wait, with a bound, until nothing else takes the time of the two cores."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            idle, start = [idle_seconds(core) for core in (SERVER_CORE, LOAD_CORE)], time.monotonic()
+            time.sleep(SETTLE)
+            spent = time.monotonic() - start
+            if all(
+                idle_seconds(core) - was > 0.9 * spent for core, was in zip((SERVER_CORE, LOAD_CORE), idle, strict=True)
+            ):
+                return
+
     def warm(self, publishers: int) -> None:
         """Publish for a moment that is not measured."""
         with suppress(Overloaded):
@@ -117,7 +131,8 @@ class Load:
     def close(self) -> None:
         """End it."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.stdout.close()
         try:
             self.process.wait(10)
@@ -143,7 +158,7 @@ def subscribers(
 
 
 class Bench:
-    """One run: the yardsticks first, then the server, then the table."""
+    """One run. The floor is measured anew before each server: a shared machine is another one minutes later."""
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.seconds = options.seconds
@@ -169,8 +184,6 @@ class Bench:
 
     def everything(self) -> None:
         """All figures, in the order of the table."""
-        for size in self.sizes:
-            self.measure(f"floor, {size:,} subscribers", partial(self.measure_floor, size))
         self.measure("stock Tornado: handshake and one write_message", self.stock_connects)
         self.measure("stock Tornado: JSON POST that does nothing", self.stock_posts)
         for door in self.doors:
@@ -180,10 +193,12 @@ class Bench:
         self.publishes()
 
     def measure_floor(self, size: int, figure: Figure) -> None:
+        self.floors.pop(size, None)  # without a new one there is no ratio
         with Floor(self.floor, FRAME) as target, subscribers(self.load, target, "raw", size) as (load, _, _):
             load.warm(1)
             self.delivery(figure, load, 1)
-        self.floors[size] = figure.cpu_us or 0.0
+        assert figure.cpu_us is not None
+        self.floors[size] = figure.cpu_us
 
     def delivery(self, figure: Figure, load: Load, publishers: int) -> None:
         """CPU per delivery with ``publishers`` publications in flight."""
@@ -200,6 +215,7 @@ class Bench:
         runs: list[tuple[dict[str, Any], float]] = []
         for attempt in range(self.count + SPARE_ROUNDS):
             try:
+                load.quiet()
                 runs.append(load.run(publishers, self.seconds))
             except Overloaded:
                 if attempt + 1 - len(runs) > SPARE_ROUNDS:
@@ -210,7 +226,8 @@ class Bench:
         return costs[len(costs) // 2]
 
     def fan_out(self, door: str, size: int, prefix: str = "bench:") -> None:
-        """One server of its own: connects, memory, then the publications in flight."""
+        """The floor, then one server of its own: connects, memory, the publications in flight."""
+        self.measure(f"floor, {size:,} subscribers", partial(self.measure_floor, size))
         name = f"{DOORS[door]}, {size:,} subscribers{', no history' if prefix != 'bench:' else ''}"
         try:
             with Rt() as target:

@@ -31,8 +31,8 @@ _NUMBERS = itertools.count(1)
 def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run an async test on uvloop, as the server does (``RT_TEST_LOOP=asyncio``: on asyncio's own loop).
 
-    Whatever asyncio would only log (an exception nobody looked at, a task that was destroyed) fails the test, and so does a
-    task that is left.
+    Whatever asyncio would only log (an exception nobody looked at, a task that was destroyed) fails the test, and so
+    does a task that is left.
     """
 
     @functools.wraps(test)

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -148,7 +149,8 @@ class Store:
 
     def command(self, *args: Any) -> Any:
         """One command over a connection of its own; names and values are bytes. redis.RedisError when it is refused."""
-        connection = redis.UnixDomainSocketConnection(path=str(self.socket), socket_timeout=START_TIME, protocol=2)
+        made: Any = redis.UnixDomainSocketConnection  # its stubs call it abstract
+        connection = made(path=str(self.socket), socket_timeout=START_TIME, protocol=2)
         try:
             connection.connect()
             connection.send_command(*args)
@@ -159,3 +161,11 @@ class Store:
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 """Options of a server that loses no acknowledged write, whatever happens to its process."""
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        port: int = probing.getsockname()[1]
+        return port

@@ -293,7 +293,14 @@ class Broker:
             self._probe.wake()
             if self._must_check:
                 self._must_check = False
-                self._on_resumed()
+                self._tell_resumed()
+
+    def _tell_resumed(self) -> None:
+        try:
+            self._on_resumed()
+        except Exception:
+            # It is called by whoever keeps a connection, and that is not to suffer for it.
+            log.exception("the check of positions could not be begun")
 
     # Probing
 

@@ -195,7 +195,10 @@ class Link(asyncio.Protocol):
                 self._arm(self._timeout / 10)
 
     def write(self, args: tuple[str | bytes | int, ...]) -> None:
-        """Send one command whose replies go to the listener, see :meth:`listen`."""
+        """Send one command whose replies go to the listener, see :meth:`listen`. Nothing is sent on a link that is
+        over."""
+        if self.gone.is_set():
+            return
         packed: bytes = hiredis.pack_command(args)  # type: ignore[arg-type]
         self._out.append(packed)
         self._out_size += len(packed)

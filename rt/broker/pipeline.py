@@ -195,8 +195,12 @@ class Pipeline:
     async def _read(self, link: Link) -> bool:
         """Read the lineage and load its scripts. Gives whether there was another one before."""
         before = self._scripts
-        scripts = Scripts(await read_lineage(link, self._setting))
-        await scripts.load(link)
+        while True:
+            setting = self._setting
+            scripts = Scripts(await read_lineage(link, setting))
+            await scripts.load(link)
+            if setting == self._setting:  # else told of another one meanwhile
+                break
         self._scripts = scripts
         self._counters.script_reloads += before is not None
         renewed = before is not None and before.lineage != scripts.lineage

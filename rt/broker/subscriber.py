@@ -147,6 +147,8 @@ class Subscriber:
             link.listen(self._take, self._forget)
             self._watch()
             await self._subscribe_all(link)
+            if link.gone.is_set():
+                raise link.reason
             self.connected = True
             self._trouble.ends(PART)
             self._counters.reconnects += resumed
@@ -179,6 +181,9 @@ class Subscriber:
     async def _subscribe_all(self, link: Link) -> None:
         names = list(self.desired)
         for start in range(0, len(names), BATCH):
+            # Nobody would answer what is expected of a link that ended meanwhile.
+            if link.gone.is_set():
+                raise link.reason
             batch = [
                 name for name in names[start : start + BATCH] if name in self.desired and name not in self.confirmed
             ]
@@ -188,8 +193,6 @@ class Subscriber:
                     self._expect(name, self.desired[name], last if name is batch[-1] else None)
                 link.write(("SUBSCRIBE", *batch))
                 await last
-        if link.gone.is_set():
-            raise link.reason
 
     # Wanting
 

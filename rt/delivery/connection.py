@@ -100,8 +100,7 @@ class Connection:
     # Time
 
     def live(self, heartbeat: Heartbeat, expire_at: float | None) -> None:
-        """It has begun: from now on it is pinged, and closed when its token ends (``expire_at``, seconds since 1970).
-        """
+        """It has begun: from now on it is pinged, and closed at its token's end (``expire_at``, seconds since 1970)."""
         self.heartbeat = heartbeat
         if expire_at is not None:
             self._expires = self.hub.now() + expire_at + self.hub.config.client.token.leeway - time.time()

@@ -173,8 +173,7 @@ class Feed:
     # The turn
 
     def take(self, index: int, what: Publication | Told) -> None:
-        """Add to the turn now filling. A turn is bounded like an outbox: one that is too large is left to the history.
-        """
+        """Add to the turn now filling. A turn is bounded like an outbox; one too large is left to the history."""
         limits = self.hub.delivery
         self._size += len(what.body) if isinstance(what, Publication) else 0
         if self._size > limits.high_watermark or len(self.turn) >= limits.max_messages:
@@ -303,8 +302,7 @@ class Feed:
         self.hub.tally.sent_bytes += size * receivers
 
     def fall_behind(self, subscription: Subscription, positions: list[Position], *, paced: bool = True) -> None:
-        """It gets nothing more until its outbox has drained; then it is caught up from ``positions``, later each time.
-        """
+        """It gets nothing more until its outbox has drained; then it catches up from ``positions``, later each time."""
         subscription.members.remove(subscription)
         subscription.state = State.BEHIND
         subscription.positions = list(positions)

@@ -97,8 +97,7 @@ def _since(text: str, namespaces: tuple[Namespace, ...]) -> tuple[list[Position 
 
 
 class PlainConnection(Connection):
-    """``preface`` is sent before the first message, ``refusal`` instead of everything when the store cannot be asked.
-    """
+    """``preface`` is sent before the first message, ``refusal`` instead of all when the store cannot be asked."""
 
     __slots__ = ("_admission", "_begun", "_preface", "_refusal")
 
@@ -113,8 +112,7 @@ class PlainConnection(Connection):
         self._begun = False
 
     def begin(self) -> None:
-        """Subscribe; at once where the channels are open here and what was missed is known, else when the store said.
-        """
+        """Subscribe; at once where the channels are open here and what was missed is known, else after the store."""
         admission = self._admission
         feed = self.hub.feed(admission.names, admission.namespaces)
         subscription = feed.subscribe(self.outbox, self.wire, positioned=True)

@@ -79,8 +79,7 @@ class _Framed:
 
 
 class SdkWire(_Framed):
-    """Pushes for the SDKs: one text frame per turn, its pushes joined by newlines. Gaps are told one by one elsewhere.
-    """
+    """Pushes for the SDKs: one text frame per turn, its pushes joined by newlines. Gaps are told elsewhere."""
 
     name = "websocket"
     ping = text_frame(b"{}")

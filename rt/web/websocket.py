@@ -44,8 +44,7 @@ Door = Callable[["Request"], None]
 
 
 class Reader:
-    """What comes in on one WebSocket, read as frames and handed to its connection. Implements ``rt.web.sink.Receiver``.
-    """
+    """What comes in on one WebSocket, as frames for its connection. Implements ``rt.web.sink.Receiver``."""
 
     __slots__ = ("_connection", "_frames", "_text_only")
 

@@ -31,7 +31,10 @@ def test_trouble_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture
     assert trouble.reasons == ["the subscriber: connection refused"]
     trouble.ends("the subscriber")
     trouble.ends("the subscriber")
-    assert [message.split(" (")[0] for message in caplog.messages] == ["trouble with the store", "the store is well again"]
+    assert [message.split(" (")[0] for message in caplog.messages] == [
+        "trouble with the store",
+        "the store is well again",
+    ]
 
 
 def test_another_class_of_trouble_is_news(caplog: pytest.LogCaptureFixture) -> None:

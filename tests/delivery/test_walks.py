@@ -1,4 +1,4 @@
-"""Random schedules of the whole delivery room: nobody misses a publication without being told, whatever the order of things."""
+"""Random schedules of the whole delivery room: nobody misses a publication without being told."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from rt.config import Config, Delivery, Namespace, Pacing
 from rt.config import Channel as ChannelSettings
+from rt.config import Config, Delivery, Namespace, Pacing
 from rt.delivery.hub import Hub
 from rt.delivery.sdk import SdkConnection
 from rt.metrics import Metrics
@@ -24,7 +24,7 @@ ROUNDS = 2000  # turns of the loop in which everything must have healed
 
 
 class FakeStore:
-    """A stream and a bus in memory. The bus loses, repeats and reorders; answers to reads come when the schedule says."""
+    """A stream and a bus in memory. The bus loses, repeats and reorders; answers come when the schedule says."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -83,7 +83,7 @@ class FakeSink:
         self.taken = bytearray()
         self.full = False
         self.drain: Callable[[], None] | None = None
-        self.send = self._send
+        self.send: Callable[[bytes], int] = self._send
 
     def _send(self, data: bytes) -> int:
         if self.full:
