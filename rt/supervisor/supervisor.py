@@ -91,6 +91,9 @@ class Supervisor:
         await self._crew.start()
         server = self._config.server
         log.info("ready", extra=logs.fields(workers=server.workers, address=server.address, port=server.port))
+        if server.demo:
+            scheme = "https" if server.tls else "http"
+            log.info("the demo page is at %s://localhost:%d/", scheme, server.port)
         self._notify.ready(self._crew.status())
         while True:
             await self._reload.wait()
