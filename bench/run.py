@@ -17,6 +17,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -343,6 +344,7 @@ def main() -> int:
     if sys.platform != "linux" or (os.cpu_count() or 1) < 2 or not shutil.which("gcc"):
         print("the bench needs Linux, two cores and gcc", file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no server is left behind
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with tempfile.TemporaryDirectory(prefix="rt-bench-") as folder:
         bench = Bench(Path(folder), options)
