@@ -18,6 +18,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
+from tornado.iostream import StreamClosedError
 
 from rt.logs import Limited
 from rt.web.request import Request
@@ -117,6 +118,8 @@ class _Exchange(HTTPMessageDelegate):
     def _call(door: Door, request: Request) -> None:
         try:
             door(request)
+        except StreamClosedError:
+            pass  # the peer left before its socket could be taken over: there is nobody to answer
         except Exception:
             log.exception("door", "a door failed", path=request.path)
             request.reply(500)
