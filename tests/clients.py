@@ -158,7 +158,11 @@ def plug(port: int, receive_buffer: int | None = None) -> socket.socket:
     if receive_buffer is not None:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     plain.settimeout(PATIENCE)
-    plain.connect(("127.0.0.1", port))
+    try:
+        plain.connect(("127.0.0.1", port))
+    except OSError:
+        plain.close()
+        raise
     plain.setblocking(False)
     return plain
 

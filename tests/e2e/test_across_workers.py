@@ -142,12 +142,12 @@ def test_leaving_is_noticed(server: Server, channel: str) -> None:
     """A reader that vanishes without a word no longer counts as a connection."""
 
     async def run() -> None:
-        before = server.metric("rt_connections")
+        await eventually(lambda: server.metric("rt_connections") == 0, what="the tests before have left")
         client = SdkClient(server)
         await client.__aenter__()
         await client.subscribe(channel)
-        await eventually(lambda: server.metric("rt_connections") == before + 1)
+        await eventually(lambda: server.metric("rt_connections") == 1)
         await client.abort()
-        await eventually(lambda: server.metric("rt_connections") == before)
+        await eventually(lambda: server.metric("rt_connections") == 0)
 
     asyncio.run(run())
