@@ -31,6 +31,7 @@ class Channel:
     """``claims`` are the feeds that use it or are opening it; with none it lingers, then closes."""
 
     __slots__ = (
+        "_dropped",
         "_held",
         "_held_size",
         "_opening",
@@ -69,6 +70,7 @@ class Channel:
         # Publications that wait for an opening or a repair to end; None while neither is under way.
         self._held: list[Publication] | None = None
         self._held_size = 0
+        self._dropped = False  # something did not fit since the stream was last read
         self._repairing = False
 
     # Opening
@@ -94,7 +96,10 @@ class Channel:
             self._opening = None
         self.opened = True
         self.seen_at = self.checked_at = self.hub.now()
-        self._replay()
+        dropped, self._dropped = self._dropped, False
+        if not self._replay() or dropped:
+            self.repair()
+        self.hub.release(self)  # who asked for it may all have left meanwhile
 
     # What arrives
 
@@ -134,6 +139,7 @@ class Channel:
             self._held.append(publication)
             self._held_size = size
         else:
+            self._dropped = True
             self.hub.tally.drops["bus"] += 1
 
     def _replay(self) -> bool:
@@ -211,6 +217,7 @@ class Channel:
         try:
             top = await self.hub.broker.position(self.name.text, self.namespace.history_meta_ttl)
         except StoreError:
+            self.checked_at = 0.0  # not checked after all: the next look at the silent ones takes it up
             return
         self._learn(Page(top, []), sent)
         if not self.closed and top.epoch == self.position.epoch and top.offset > self.position.offset:
@@ -241,6 +248,7 @@ class Channel:
     async def _repaired(self) -> bool:
         """One round of reading; afterwards the position is right, or the gap was told. False: read on."""
         before = self.position
+        self._dropped = False
         page = await asyncio.shield(self.read(before.offset))
         if self.position.epoch == before.epoch and self.position.offset < page.top.offset:
             first = page.publications[0].offset if page.publications else 0
@@ -250,7 +258,9 @@ class Channel:
         if self.position.epoch == page.top.epoch and self.position.offset < page.top.offset:
             return False
         self._drop_strays(page.top.epoch)
-        if not self._replay():
+        if not self._replay() or self._dropped:
+            if self._held is None:
+                self._held = []
             return False
         if self.position.epoch == before.epoch:
             self.hub.tally.repairs["repaired"] += 1

@@ -128,14 +128,15 @@ class Feed:
                 await asyncio.gather(*(channel.open() for channel in self.channels))
         finally:
             self._opening = None
-        self.attach()
+        self.attach(followed=self.count > 0)
 
-    def attach(self) -> None:
-        """All channels are open: from here on what they take is ours."""
+    def attach(self, *, followed: bool = True) -> None:
+        """All channels are open: from here on what they take is ours, unless everybody has left while they opened."""
         self.opened = True
         self.base = [channel.position for channel in self.channels]
-        for index, channel in enumerate(self.channels):
-            channel.feeds[self] = index
+        if followed:
+            for index, channel in enumerate(self.channels):
+                channel.feeds[self] = index
 
     def subscribe(self, outbox: Outbox, wire: Wire, *, positioned: bool) -> Subscription:
         """A new subscription, joining. The caller brings it to live, or lets it leave."""

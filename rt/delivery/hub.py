@@ -90,19 +90,22 @@ class Hub:
     def reload(self, config: Config) -> None:
         """Take a new config. A channel whose history was switched on or off starts anew: its subscribers come back."""
         self._configure(config)
+        abandoned: set[Feed] = set()
         for channel in list(self.channels.values()):
             namespace = config.channel.namespace(channel.namespace.name)
             if namespace is None or namespace.history != channel.stored:
-                self._abandon(channel)
+                abandoned |= channel.claims
+                self.forget(channel)
             else:
                 channel.namespace = namespace
+        if abandoned:
+            self._abandon(abandoned)
 
-    def _abandon(self, channel: Channel) -> None:
-        self.forget(channel)
+    def _abandon(self, feeds: set[Feed]) -> None:
         for connection in list(self.connections):
             # In whatever state: one that is behind or joining would wait for ever on a channel that takes nothing more.
             for subscription in list(connection.subscriptions.values()):
-                if subscription.feed in channel.claims:
+                if subscription.feed in feeds:
                     connection.lost(subscription)
 
     # Publications
@@ -170,8 +173,12 @@ class Hub:
         for channel in feed.channels:
             channel.feeds.pop(feed, None)
             channel.claims.discard(feed)
-            if not channel.claims:
-                self.wheel.at(self.now() + self.delivery.linger, partial(self._retire, channel))
+            self.release(channel)
+
+    def release(self, channel: Channel) -> None:
+        """Close the channel after the linger time, if nobody wants it by then."""
+        if not channel.claims:
+            self.wheel.at(self.now() + self.delivery.linger, partial(self._retire, channel))
 
     def _retire(self, channel: Channel, now: float) -> None:
         """Close a channel that nobody has wanted for the linger time."""

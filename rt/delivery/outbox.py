@@ -127,6 +127,7 @@ class Outbox:
                 sent = self.send(data)
                 self.size -= sent
                 self._moved = self.owner.hub.now()
+                self.owner.heard()  # its pong may wait behind what we do not read meanwhile
                 if sent < len(data):
                     queue[0] = (came, frames, data[sent:])
                     self._partial = True

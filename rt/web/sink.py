@@ -15,6 +15,7 @@ from typing import Protocol
 from tornado.iostream import IOStream, SSLIOStream
 
 READ_SIZE = 65536  # bytes taken from a socket at once
+WRITE_SIZE = 65536  # bytes given to a TLS stream at once: what waits in it, the outbox does not see
 
 
 class Receiver(Protocol):
@@ -117,7 +118,7 @@ class Socket:
 class Stream:
     """A TLS stream of Tornado. Implements ``rt.delivery.outbox.Sink``.
 
-    It takes a whole write when the one before is out, and nothing meanwhile; so at most one write waits out of the
+    It takes a write when the one before is out, and nothing meanwhile; so at most one of them waits out of the
     outbox's sight.
     """
 
@@ -143,10 +144,11 @@ class Stream:
             raise ConnectionResetError
         if self._write is not None and not self._write.done():
             raise BlockingIOError
-        self._write = asyncio.ensure_future(self._stream.write(data))
+        part = data[:WRITE_SIZE]
+        self._write = asyncio.ensure_future(self._stream.write(part))
         if self._drain is not None:
             self._write.add_done_callback(self._written)
-        return len(data)
+        return len(part)
 
     def watch(self, drain: Callable[[], None]) -> None:
         self._drain = drain
