@@ -25,6 +25,9 @@ STORED = PublishOptions(history_size=100, history_ttl=60.0, meta_ttl=600.0)
 VOLATILE = PublishOptions(history_size=0, history_ttl=0.0, meta_ttl=0.0)
 META_TTL = 600.0
 
+LIMIT = 40.0
+"""Seconds that a test may take. The runner's own limit sets a signal, which a waiting uvloop does not notice."""
+
 _NUMBERS = itertools.count(1)
 
 
@@ -42,7 +45,8 @@ def asynchronous(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
         async def main() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda loop, what: complaints.append(what))
-            await test(*args, **kwargs)
+            async with asyncio.timeout(LIMIT):
+                await test(*args, **kwargs)
             left = asyncio.all_tasks() - {asyncio.current_task()}
             assert not left, f"tasks are left: {left}"
 

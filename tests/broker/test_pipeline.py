@@ -95,6 +95,23 @@ async def test_a_lost_connection_is_bridged_where_repeating_is_harmless(store: S
 
 
 @asynchronous
+async def test_an_outcome_that_was_unknown_once_stays_unknown(store: Store) -> None:
+    """The repeat never left, or was refused; the first attempt happened all the same."""
+    async with Worker(store, timeout=0.3) as worker:
+        await publish_one(worker)
+        keyed = STORED._replace(idempotency_key="k")
+        with store.paused():
+            call = asyncio.ensure_future(outcome(worker.broker.publish(CHANNEL, body(2), keyed)))
+            await asyncio.sleep(0.02)  # written
+            cut(worker)
+            error = await call
+        assert isinstance(error, StoreError) and not error.definite
+        await worker.ready()
+        assert stored_bodies(store) == [body(1), body(2)]
+        assert (await worker.broker.publish(CHANNEL, body(2), keyed)).duplicate
+
+
+@asynchronous
 async def test_connections_killed_under_load_cost_no_keyed_publish(store: Store) -> None:
     """Each is answered and is in the stream once."""
     async with Worker(store) as worker:

@@ -216,7 +216,7 @@ async def test_a_failover_to_a_replica_that_lagged_uses_no_offset_twice(program:
 @asynchronous
 async def test_a_primary_that_becomes_a_replica_refuses_and_is_left(store: Store) -> None:
     """Definite, no hot loop, and well again by itself when it is a primary again: of another lineage."""
-    async with Worker(store) as worker:
+    async with Worker(store, probe_interval=60.0) as worker:
         before = await publish(worker, 1)
         store.command("REPLICAOF", "127.0.0.1", "1")
         results = await asyncio.gather(
