@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -66,7 +67,7 @@ def idle_seconds(core: int) -> float:
     return sum(map(int, line.split()[4:6])) / TICK
 
 
-class Target:
+class Target(ABC):
     """A process under measurement; ``pid`` is the one that does the work."""
 
     name = ""
@@ -79,9 +80,9 @@ class Target:
         self.folder = tempfile.TemporaryDirectory(prefix="rt-bench-")
         self.log = Path(self.folder.name) / "log"
 
+    @abstractmethod
     def command(self) -> list[str]:
         """The command line that starts it."""
-        raise NotImplementedError
 
     def settle(self) -> None:
         """Find the working process, once the port answers."""

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import hiredis
 
-from rt.broker.backoff import Backoff
+from rt.broker.backoff import Backoff, supervise
 from rt.broker.counters import Counters
 from rt.broker.link import MAX_PENDING, Link
 from rt.broker.refusal import LINEAGE, NOSCRIPT, READONLY, REPLICA, Refusal, refusal
@@ -24,8 +23,6 @@ from rt.broker.scripts import Scripts, read_lineage
 from rt.broker.settings import Address, StoreSettings
 from rt.broker.trouble import Trouble
 from rt.errors import StoreError
-
-log = logging.getLogger("rt.broker")
 
 T = TypeVar("T")
 
@@ -129,7 +126,7 @@ class Pipeline:
 
     def start(self) -> None:
         """Begin to connect, and never give up."""
-        self._task = self._loop.create_task(self._supervise())
+        self._task = self._loop.create_task(supervise(PART, self._keep, self._trouble))
 
     async def stop(self) -> None:
         """Wait for the calls under way, at most for the timeout; fail the rest; close."""
@@ -155,18 +152,6 @@ class Pipeline:
         """The lineage as somebody else knows it; read from now on."""
         self._setting = text
         self._reread()
-
-    async def _supervise(self) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                await self._keep(backoff)
-            except StoreError as error:
-                self._trouble.begins(PART, error)
-            except Exception as error:
-                log.exception("the connection for commands failed in an unforeseen way")
-                self._trouble.begins(PART, StoreError(repr(error), definite=False))
-            await asyncio.sleep(backoff.next())
 
     async def _keep(self, backoff: Backoff) -> None:
         """One link, from connecting to its end, which is raised."""

@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import hiredis
 
-from rt.broker.backoff import Backoff
+from rt.broker.backoff import Backoff, supervise
 from rt.broker.counters import Counters
 from rt.broker.link import GRACE, Link
 from rt.broker.refusal import Refusal, refusal
 from rt.broker.settings import Address, StoreSettings
 from rt.broker.trouble import Trouble
 from rt.errors import StoreError
-
-log = logging.getLogger("rt.broker")
 
 BATCH = 500
 """Channels in one SUBSCRIBE after a reconnect; the next goes out when all of them are confirmed."""
@@ -103,7 +100,7 @@ class Subscriber:
         """Begin to connect, and never give up. ``name`` is wanted from the start and for ever; its channel is
         ``""``."""
         self.desired[name.encode()] = Want("", settled=True)
-        self._task = self._loop.create_task(self._supervise())
+        self._task = self._loop.create_task(supervise(PART, self._keep, self._trouble))
 
     async def stop(self) -> None:
         """Close; subscribes under way fail."""
@@ -116,18 +113,6 @@ class Subscriber:
         """Do not trust this connection any more: make a new one and subscribe anew."""
         if self._link is not None:
             self._link.close(StoreError(reason, definite=False))
-
-    async def _supervise(self) -> None:
-        backoff = Backoff()
-        while True:
-            try:
-                await self._keep(backoff)
-            except StoreError as error:
-                self._trouble.begins(PART, error)
-            except Exception as error:
-                log.exception("the subscriber failed in an unforeseen way")
-                self._trouble.begins(PART, StoreError(repr(error), definite=False))
-            await asyncio.sleep(backoff.next())
 
     async def _keep(self, backoff: Backoff) -> None:
         """One link, from connecting to its end, which is raised."""

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from jwt.algorithms import HMACAlgorithm
+from jwt.exceptions import InvalidKeyError
+
 from rt.config.problem import Place, shown
 from rt.config.reader import read_small
 from rt.config.schema import Config, Namespace
@@ -141,6 +144,19 @@ def anonymous_too(draft: Draft) -> Iterator[Finding]:
                 yield Finding(f"{path}.allow_{verb}_for_anonymous", found, allowed, (f"{path}.{client}",))
 
 
+def hmac_keys_are_secrets(draft: Draft) -> Iterator[Finding]:
+    """An HMAC key is no public key, certificate or JWK: everybody has those."""
+    token = draft.config.client.token
+    for name in ("hmac_secret_key", "hmac_previous_secret_key"):
+        key = getattr(token, name)
+        try:
+            if key:
+                HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(key)
+        except InvalidKeyError:
+            path = f"client.token.{name}"
+            yield Finding(path, "a public key, certificate or JWK", "a secret that only your backend knows", ())
+
+
 def previous_key_has_successor(draft: Draft) -> Iterator[Finding]:
     """`hmac_previous_secret_key` stands beside a `hmac_secret_key`."""
     token = draft.config.client.token
@@ -250,6 +266,7 @@ RULES: tuple[Rule, ...] = (
     meta_outlives,
     history_needed,
     anonymous_too,
+    hmac_keys_are_secrets,
     previous_key_has_successor,
     store_settings_apply,
     certificates_load,

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -34,16 +35,16 @@ class Unfit(Exception):
     """The text is not a value of this kind."""
 
 
-class Kind:
+class Kind(ABC):
     """A kind of value. ``words`` says what is allowed; a ``bare`` kind must not stand in quotes."""
 
     words: str
     bare = False
     secret = False
 
+    @abstractmethod
     def read(self, text: str) -> Any:
         """The value that ``text`` means; raises :class:`Unfit`."""
-        raise NotImplementedError
 
     def write(self, value: Any) -> str:
         """``value`` as YAML text that :meth:`read` understands."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("rt.delivery")
 
-REPAIR_TRIES = 3
+REPAIR_ROUNDS = 3  # reads in a row, before the next ones wait
 REPAIR_PAUSE = 5.0  # seconds at most between attempts while the store does not answer
 
 
@@ -232,16 +232,21 @@ class Channel:
             self.hub.spawn(self._repair())
 
     async def _repair(self) -> None:
-        pause = 0.1
+        rounds, pause = 0, 0.1
         try:
             while not self.closed:
+                rounds += 1
                 try:
                     if await self._repaired():
                         return
+                    away = False
                 except StoreError:
-                    # The store is away: nothing is lost by waiting, and what it still has will be read then.
+                    away = True
+                # Nothing is lost by waiting: what the stream still has will be read then. A store that is away is
+                # left alone longer each time; one that answers, but never with the end, is not asked without pause.
+                if away or rounds > REPAIR_ROUNDS:
                     await asyncio.sleep(pause)
-                    pause = min(pause * 2, REPAIR_PAUSE)
+                    pause = min(pause * 2, REPAIR_PAUSE) if away else pause
         finally:
             self._repairing = False
 

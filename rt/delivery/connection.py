@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rt.protocol.wires import Wire
 
 
-class Connection:
+class Connection(ABC):
     """``subscriptions`` by channel (for a stream: one, under any key). ``id`` is unguessable and unique."""
 
     __slots__ = (
@@ -93,9 +94,9 @@ class Connection:
             if subscription.state is State.BEHIND:
                 catch_up(subscription)
 
+    @abstractmethod
     def lost(self, subscription: Subscription) -> None:
         """What the subscription needs next is lost, so it cannot go on as it is."""
-        raise NotImplementedError
 
     # Time
 

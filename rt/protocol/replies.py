@@ -121,11 +121,6 @@ def unsubscribe(channel: str, reason: errors.Unsubscribe) -> bytes:
     return b'{"push":{"channel":%b,"unsubscribe":%b}}' % (_encode(channel), pushed)
 
 
-def disconnect(close: errors.Close) -> bytes:
-    """The last push of a stream that cannot carry a close frame."""
-    return b'{"push":{"disconnect":%b}}' % disconnect_object(close)
-
-
 def disconnect_object(close: errors.Close) -> bytes:
     """The reason of a close alone: ``{"code":3001,"reason":"shutdown"}``."""
     return _encode(_Reason(close.code, close.reason))

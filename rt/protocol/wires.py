@@ -82,7 +82,7 @@ class SdkWire(_Framed):
     """Pushes for the SDKs: one text frame per turn, its pushes joined by newlines. Gaps are told elsewhere."""
 
     name = "websocket"
-    ping = text_frame(b"{}")
+    ping = text_frame(replies.PING)
 
     def encode(self, channels: Sequence[Name], items: Sequence[Item], start: Sequence[Position]) -> bytes:
         pushes = [

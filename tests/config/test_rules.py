@@ -68,6 +68,11 @@ BROKEN = [
         "expected allow_publish_for_client: true beside it",
     ),
     (
+        'client: {token: {hmac_secret_key: "-----BEGIN PUBLIC KEY-----\\nMFkw\\n-----END PUBLIC KEY-----"}}',
+        "f:1: client.token.hmac_secret_key: found a public key, certificate or JWK, "
+        "expected a secret that only your backend knows",
+    ),
+    (
         "client: {token: {hmac_previous_secret_key: a}}",
         "f:1: client.token.hmac_previous_secret_key: found no hmac_secret_key beside it, expected both keys",
     ),

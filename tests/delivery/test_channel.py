@@ -9,10 +9,11 @@ import msgspec
 
 from rt.delivery.hub import Hub
 from rt.metrics import Metrics
-from rt.protocol.publication import Position, Publication
+from rt.protocol.publication import Position
 from rt.protocol.wires import SDK
-from tests.delivery.test_walks import CHANNEL, FakeSink, FakeStore, Reader, settings
+from tests.delivery.test_walks import CHANNELS, FakeSink, FakeStore, Reader, SdkReader, settings
 
+CHANNEL = CHANNELS[0]
 LARGE = 5000
 """Bytes that no ring of these tests holds."""
 
@@ -32,15 +33,6 @@ def make_hub(store: FakeStore, *, linger: float = 0.0) -> Hub:
     hub.wheel.tick = 0.005
     hub.start()
     return hub
-
-
-def put(store: FakeStore, size: int = 10) -> Publication:
-    """One more publication in the stream; on its way to nobody yet."""
-    store.top += 1
-    body = b'{"data":{"n":%d,"x":"%s"}}' % (store.top, b"x" * size)
-    publication = Publication(body, store.epoch, store.top, 1)
-    store.stream.append(publication)
-    return publication
 
 
 async def turns(store: FakeStore, reader: Reader | None = None) -> None:
@@ -64,7 +56,7 @@ def opened_after(sizes: list[int]) -> Position | None:
     async def run() -> Position | None:
         store = FakeStore(Calm())
         hub = make_hub(store)
-        reader = Reader(hub, Calm())
+        reader = SdkReader(hub, Calm(), {})
         while not store.answers:
             await asyncio.sleep(0)
         store.answer()  # SUBSCRIBE is confirmed
@@ -72,10 +64,10 @@ def opened_after(sizes: list[int]) -> Position | None:
             await asyncio.sleep(0)
         store.answer()  # the position is read: 0
         for size in sizes:
-            hub.broadcast(CHANNEL, put(store, size))
+            hub.broadcast(CHANNEL, store.streams[CHANNEL].append(size))
         await turns(store, reader)
         await finish(hub)
-        return reader.position
+        return reader.places.get(CHANNEL)
 
     return asyncio.run(run())
 
@@ -96,10 +88,10 @@ def test_a_feed_whose_last_reader_left_while_it_opened_is_gone() -> None:
     async def run() -> None:
         store = FakeStore(Calm())
         hub = make_hub(store)
-        reader = Reader(hub, Calm())
+        reader = SdkReader(hub, Calm(), {})
         await turns(store, reader)
         namespace = hub.namespaces.find(CHANNEL)
-        feed = hub.feed((CHANNEL, "other"), (namespace, namespace))
+        feed = hub.feed((CHANNEL, CHANNELS[1]), (namespace, namespace))
         opening = hub.spawn(feed.open())
         subscription = feed.subscribe(reader.connection.outbox, SDK, positioned=True)
         await asyncio.sleep(0)
@@ -108,7 +100,7 @@ def test_a_feed_whose_last_reader_left_while_it_opened_is_gone() -> None:
         assert opening.done()
         assert [other.key for other in hub.channels[CHANNEL].feeds] == [(CHANNEL,)]
         async with asyncio.timeout(5):
-            while "other" in hub.channels:
+            while CHANNELS[1] in hub.channels:
                 await asyncio.sleep(0.005)
         await finish(hub)
 
@@ -121,7 +113,7 @@ def test_taking_bytes_is_a_sign_of_life() -> None:
     async def run() -> None:
         store = FakeStore(Calm())
         hub = make_hub(store)
-        reader = Reader(hub, Calm())
+        reader = SdkReader(hub, Calm(), {})
         await turns(store, reader)
         sink, connection = reader.sink, reader.connection
         assert isinstance(sink, FakeSink)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rt.config import Config
 from rt.delivery.connection import Connection
 from rt.delivery.hub import Hub
+from rt.delivery.subscription import Subscription
 from rt.metrics import Metrics
 from rt.protocol.wires import SOCKET
 from tests.callers import FakeBroker
@@ -62,6 +63,13 @@ class FakeSink:
         self.closed = True
 
 
+class Owner(Connection):
+    """A connection without subscriptions."""
+
+    def lost(self, subscription: Subscription) -> None:
+        """There are none."""
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.lists(frames | st.integers(0, 12), max_size=30), st.booleans(), frames)
 def test_what_is_written_comes_out_in_order(steps: list[bytes | int], ends: bool, last: bytes) -> None:
@@ -70,7 +78,7 @@ def test_what_is_written_comes_out_in_order(steps: list[bytes | int], ends: bool
     async def run() -> None:
         hub = Hub(Config(), FakeBroker(), Metrics(), node="n")  # type: ignore[arg-type]
         sink, written = FakeSink(), list[bytes]()
-        outbox = Connection(hub, sink, SOCKET).outbox
+        outbox = Owner(hub, sink, SOCKET).outbox
         for step in steps:
             if isinstance(step, bytes):
                 outbox.write(step)

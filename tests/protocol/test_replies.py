@@ -124,7 +124,6 @@ def test_pushes() -> None:
         replies.unsubscribe("chat:1", errors.UNSUBSCRIBE_INSUFFICIENT)
         == b'{"push":{"channel":"chat:1","unsubscribe":{"code":2500,"reason":"insufficient state"}}}'
     )
-    assert replies.disconnect(errors.SHUTDOWN) == b'{"push":{"disconnect":{"code":3001,"reason":"shutdown"}}}'
     assert replies.disconnect_object(errors.GONE) == b'{"code":1001,"reason":""}'
     assert replies.PING == b"{}"
 
