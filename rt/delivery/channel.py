@@ -76,7 +76,10 @@ class Channel:
     # Opening
 
     async def open(self) -> None:
-        """Wait until the position is known. Everybody waits for the same opening; StoreError when it fails, for all."""
+        """Wait until the position is known. Everybody waits for the same opening; StoreError when it fails, for all, and
+        for who comes to it too late: the hub knows it no more, so nothing would ever arrive here."""
+        if self.closed:
+            raise _closed()
         if not self.opened:
             if self._opening is None:
                 self._opening = self.hub.spawn(self._open())
@@ -88,6 +91,8 @@ class Channel:
             await self.hub.broker.subscribe(self.name.text)
             if self.stored:
                 self.position = await self.hub.broker.position(self.name.text, self.namespace.history_meta_ttl)
+            if self.closed:
+                raise _closed()
         except BaseException:
             self._held = None
             self.hub.forget(self)
@@ -275,3 +280,7 @@ class Channel:
         """Late publications of an older epoch prove nothing, now that the store has said which one is current."""
         if self._held:
             self._held = [publication for publication in self._held if publication.epoch == epoch]
+
+
+def _closed() -> StoreError:
+    return StoreError("the channel was closed while it was asked for", definite=True)

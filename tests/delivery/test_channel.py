@@ -6,8 +6,12 @@ import asyncio
 import random
 
 import msgspec
+import pytest
 
+from rt.config import Channel as ChannelSettings
 from rt.delivery.hub import Hub
+from rt.delivery.subscription import State
+from rt.errors import StoreError
 from rt.metrics import Metrics
 from rt.protocol.publication import Position
 from rt.protocol.wires import SDK
@@ -125,6 +129,72 @@ def test_taking_bytes_is_a_sign_of_life() -> None:
         connection.outbox.write(b"x" * 100)
         sink.open()
         assert heartbeat.due() > deadline
+        await finish(hub)
+
+    asyncio.run(run())
+
+
+def test_who_comes_to_a_channel_that_failed_to_open_is_refused() -> None:
+    """The hub has forgotten it: opened once more it would be deaf. The next one asked for is another."""
+
+    async def run() -> None:
+        store = FakeStore(Calm())
+        hub = make_hub(store)
+        feed = hub.feed((CHANNEL,), (hub.namespaces.find(CHANNEL),))
+        store.away = True
+        opening = hub.spawn(feed.open())
+        await turns(store)
+        assert isinstance(opening.exception(), StoreError)
+        store.away = False
+        with pytest.raises(StoreError):
+            await feed.open()
+        reader = SdkReader(hub, Calm(), {})
+        await turns(store, reader)
+        hub.broadcast(CHANNEL, store.streams[CHANNEL].append(10))
+        await turns(store, reader)
+        assert reader.places[CHANNEL] == ("e0", 1)
+        await finish(hub)
+
+    asyncio.run(run())
+
+
+def test_a_check_that_the_store_did_not_answer_is_made_up_soon() -> None:
+    """It counts as never made, so that the next look at silent channels begins with it."""
+
+    async def run() -> None:
+        store = FakeStore(Calm())
+        hub = make_hub(store)
+        reader = SdkReader(hub, Calm(), {})
+        await turns(store, reader)
+        store.away = True
+        hub.check_all()
+        await turns(store, reader)
+        assert hub.channels[CHANNEL].checked_at == 0.0
+        await finish(hub)
+
+    asyncio.run(run())
+
+
+def test_a_reload_that_switches_history_off_sends_everybody_round() -> None:
+    """Live or not: who stayed on the old channel would wait for ever."""
+
+    async def run() -> None:
+        store = FakeStore(Calm())
+        hub = make_hub(store)
+        live, behind = SdkReader(hub, Calm(), {}), SdkReader(hub, Calm(), {})
+        await turns(store, live)
+        behind.read()
+        behind.sink.full = True
+        for _ in range(20):
+            hub.broadcast(CHANNEL, store.streams[CHANNEL].append(100))
+            await turns(store, live)
+        assert [one.state for one in behind.connection.subscriptions.values()] == [State.BEHIND]
+        off = msgspec.structs.replace(hub.config.channel.without_namespace, history_size=0, slow="disconnect")
+        hub.reload(msgspec.structs.replace(hub.config, channel=ChannelSettings(without_namespace=off)))
+        assert not behind.connection.subscriptions and not live.connection.subscriptions
+        behind.sink.open()
+        pushes = [message["push"] for message in behind.sink.messages() if "push" in message]
+        assert pushes[-1]["unsubscribe"]["code"] == 2500
         await finish(hub)
 
     asyncio.run(run())

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rt.config import Config
+from rt.config import Config, Delivery, Namespace
 from rt.delivery.connection import Connection
 from rt.delivery.hub import Hub
-from rt.delivery.subscription import Subscription
+from rt.delivery.subscription import State, Subscription
+from rt.errors import SHUTDOWN
 from rt.metrics import Metrics
 from rt.protocol.wires import SOCKET
 from tests.callers import FakeBroker
@@ -105,5 +107,81 @@ def test_what_is_written_comes_out_in_order(steps: list[bytes | int], ends: bool
             assert sink.taken.endswith(last) and (whole[before:]).startswith(rest)
             edges = {sum(map(len, written[:at])) for at in range(len(written) + 1)}
             assert before + len(rest) in edges
+
+    asyncio.run(run())
+
+
+def policy(namespace: Namespace, sizes: list[int], after: float = 0.0) -> tuple[State, dict[str, int], bool]:
+    """Offer frames of these sizes to a subscription whose socket is full, and wait ``after`` seconds: its state, why it
+    was found slow, and whether it was closed. The watermarks are 100 and 300 bytes; nothing may wait 50 ms."""
+
+    async def run() -> tuple[State, dict[str, int], bool]:
+        delivery = Delivery(low_watermark=100, high_watermark=300, stall_timeout=0.05, max_age=10.0)
+        hub = Hub(Config(delivery=delivery), FakeBroker(), Metrics(), node="n")  # type: ignore[arg-type]
+        hub.wheel.tick = 0.005
+        hub.start()
+        owner = Owner(hub, FakeSink(), SOCKET)
+        feed = hub.feed(("c",), (namespace,))
+        feed.attach()
+        subscription = feed.subscribe(owner.outbox, SOCKET, positioned=True)
+        owner.subscriptions["c"] = subscription
+        owner.outbox.write(b"x")
+        feed.settle(subscription, list(feed.base))
+        for size in sizes:
+            if subscription.state is State.LIVE:
+                owner.outbox.offer(b"y" * size, subscription, list(feed.base))
+        state = subscription.state
+        async with asyncio.timeout(5):
+            while after and not owner.closed:
+                await asyncio.sleep(0.005)
+        hub.halt()
+        return state, {why: count for why, count in hub.tally.slow.items() if count}, owner.closed
+
+    return asyncio.run(run())
+
+
+STREAM = Namespace(name="s")
+STRICT = Namespace(name="d", slow="disconnect")
+VOLATILE = Namespace(name="v", history_size=0)
+
+
+@pytest.mark.parametrize(
+    ("namespace", "sizes", "expected"),
+    [
+        (STREAM, [99], (State.LIVE, {}, False)),
+        (STREAM, [99, 1], (State.BEHIND, {"behind": 1}, False)),
+        (STRICT, [99, 200], (State.LIVE, {}, False)),
+        (STRICT, [99, 201], (State.GONE, {"queue": 1}, True)),
+        (VOLATILE, [299], (State.LIVE, {}, False)),
+        (VOLATILE, [300], (State.GONE, {"queue": 1}, True)),
+    ],
+)
+def test_what_is_too_much(namespace: Namespace, sizes: list[int], expected: object) -> None:
+    """Beyond the low watermark history is the queue; without it, or by policy, the high watermark is the end."""
+    assert policy(namespace, sizes) == expected
+
+
+def test_a_socket_that_takes_nothing_is_closed() -> None:
+    """At the stall timeout, for the reason that the metric has."""
+    assert policy(STREAM, [10], after=1.0) == (State.LIVE, {"stalled": 1}, True)
+
+
+def test_a_socket_that_breaks_during_the_last_words_is_let_go() -> None:
+    """Its connection is closed already and would not hear of it; the writer must not be called for ever."""
+
+    async def run() -> None:
+        hub = Hub(Config(), FakeBroker(), Metrics(), node="n")  # type: ignore[arg-type]
+        sink = FakeSink()
+        owner = Owner(hub, sink, SOCKET)
+        sink.room = 1
+        owner.outbox.write(b"abc")
+        owner.close(SHUTDOWN)
+
+        def broken(data: bytes) -> int:
+            raise BrokenPipeError
+
+        owner.outbox.send = broken
+        owner.outbox.drain()
+        assert sink.closed and owner.outbox.queue is None and owner.outbox.size == 0
 
     asyncio.run(run())

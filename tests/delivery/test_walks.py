@@ -403,7 +403,7 @@ async def heal(store: FakeStore, hub: Hub, readers: list[Reader]) -> None:
     raise AssertionError([(type(reader).__name__, reader.places, reader.waits) for reader in readers])
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", [*range(60), 184])
 def test_no_silent_gap(seed: int) -> None:
     """Through losses, repeats, stalls and reconnects every reader gets the next offset or is told, and all arrive."""
     asyncio.run(schedule(seed))
