@@ -76,8 +76,10 @@ class Channel:
     # Opening
 
     async def open(self) -> None:
-        """Wait until the position is known. Everybody waits for the same opening; StoreError when it fails, for all, and
-        for who comes to it too late: the hub knows it no more, so nothing would ever arrive here."""
+        """Wait until the position is known. Everybody waits for the same opening; StoreError when it fails, for all.
+
+        So it does for who comes too late: the hub knows this channel no more, and nothing would ever arrive here.
+        """
         if self.closed:
             raise _closed()
         if not self.opened:
