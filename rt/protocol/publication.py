@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Position(NamedTuple):
@@ -50,3 +50,10 @@ class Page(NamedTuple):
 
     top: Position
     publications: list[Publication]
+
+
+class Change(NamedTuple):
+    """Somebody came to a channel or left it; ``info`` is who, a ClientInfo as JSON. It is in no history."""
+
+    kind: Literal["join", "leave"]
+    info: bytes
