@@ -41,6 +41,7 @@ class Unsubscribe(NamedTuple):
 
 SERVER_UNSUBSCRIBE = Unsubscribe(2000, "server unsubscribe")
 UNSUBSCRIBE_INSUFFICIENT = Unsubscribe(2500, "insufficient state")
+UNSUBSCRIBE_EXPIRED = Unsubscribe(2501, "subscription expired")
 
 
 class Close(NamedTuple):
@@ -64,6 +65,7 @@ CLOSED = Close(3000, "connection closed", "closed")
 SHUTDOWN = Close(3001, "shutdown", "shutdown")
 SERVER_ERROR = Close(3004, "internal server error", "internal")
 CONNECTION_EXPIRED = Close(3005, "connection expired", "expired")
+SUBSCRIPTION_EXPIRED = Close(3006, "subscription expired", "subscription_expired")
 SLOW = Close(3008, "slow", "slow")
 WRITE_ERROR = Close(3009, "write error", "write_error")
 INSUFFICIENT_STATE = Close(3010, "insufficient state", "insufficient_state")
@@ -74,7 +76,9 @@ TOO_MANY = Close(3013, "too many requests", "too_many_requests")
 INVALID_TOKEN = Close(3500, "invalid token", "invalid_token")
 BAD_COMMAND = Close(3501, "bad request", "bad_request")
 STALE = Close(3502, "stale", "stale")
+FORCE_DISCONNECT = Close(3503, "force disconnect", "force_disconnect")
 CONNECTION_LIMIT = Close(3504, "connection limit", "connection_limit")
+CHANNEL_LIMIT = Close(3505, "channel limit", "channel_limit")
 INAPPROPRIATE_PROTOCOL = Close(3506, "inappropriate protocol", "inappropriate_protocol")
 FORBIDDEN = Close(3507, "permission denied", "permission_denied")
 TOO_MANY_ERRORS = Close(3509, "too many errors", "too_many_errors")
@@ -94,6 +98,27 @@ class Closing(Exception):
     def __init__(self, close: Close, detail: str = "") -> None:
         super().__init__(detail or close.reason)
         self.close = close
+
+
+REASON_MAX = 123  # bytes of a reason that fit into a close frame
+_CLOSES = {
+    PERMISSION_DENIED: FORBIDDEN,
+    TOKEN_EXPIRED: CONNECTION_EXPIRED,
+    EXPIRED: CONNECTION_EXPIRED,
+    TOO_MANY_REQUESTS: TOO_MANY,
+}
+
+
+def closing(error: Error) -> Close:
+    """How a connection ends whose connect is refused with ``error``, where there is no reply to carry the error."""
+    return _CLOSES.get(error, SERVER_ERROR)
+
+
+def custom(code: int, reason: str) -> Close:
+    """A close that a backend asks for; :class:`Refused` (107) for a code outside of 3000-4999 or too long a reason."""
+    if not 3000 <= code <= 4999 or len(reason.encode("utf-8", "surrogatepass")) > REASON_MAX:
+        raise Refused(BAD_REQUEST, "a close needs a code from 3000 to 4999 and a reason of at most 123 bytes")
+    return Close(code, reason, "custom")
 
 
 class StoreError(Exception):

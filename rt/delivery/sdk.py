@@ -318,5 +318,5 @@ class SdkConnection(Connection):
         joining = subscription.state is State.JOINING
         self._end(name, subscription)
         if not joining:
-            push = replies.unsubscribe(name, errors.UNSUBSCRIBE_INSUFFICIENT)
-            self.outbox.write(text_frame(push))
+            body = replies.unsubscribe_body(name, errors.UNSUBSCRIBE_INSUFFICIENT)
+            self.outbox.write(text_frame(replies.push(body)))

@@ -1,6 +1,8 @@
 """What the server says: replies to commands, and pushes nobody asked for, as finished JSON without a line break.
 
-Pushes of publications are not here but in ``wires``, which makes them for many subscribers at once.
+Pushes of publications, joins and leaves are not here but in ``wires``, which makes them for many subscribers at once.
+The other pushes are made in two steps: a body (``..._body``), which is what unidirectional streams get as it is, and
+:func:`push` around it for the SDKs.
 
 Fields at their zero value are left out, except where clients look them up without a question: the code and message of
 an error, the code and reason of an unsubscribe or disconnect, the user and client of a ClientInfo, and all of a
@@ -41,7 +43,10 @@ class SubscribeResult(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False
 
 
 class ConnectResult(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
-    """The result of a connect. ``ttl`` and ``ping`` are in seconds; ``subs`` are the server-side subscriptions."""
+    """The result of a connect. ``ttl`` and ``ping`` are in seconds; ``subs`` are the server-side subscriptions.
+
+    ``session`` is how the server API can name the connection; it is a secret between the two.
+    """
 
     client: str
     version: str
@@ -51,6 +56,7 @@ class ConnectResult(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     subs: Mapping[str, SubscribeResult] = {}
     ping: int = 0
     pong: bool = False
+    session: str = ""
     node: str = ""
 
 
@@ -58,6 +64,16 @@ class _HistoryResult(msgspec.Struct, gc=False):
     publications: list[msgspec.Raw]
     offset: int
     epoch: str
+
+
+class _Expiry(msgspec.Struct, omit_defaults=True, gc=False):
+    expires: bool = False
+    ttl: int = 0
+
+
+class _Stats(msgspec.Struct, gc=False):
+    num_clients: int
+    num_users: int
 
 
 class _Error(msgspec.Struct, omit_defaults=True, gc=False):
@@ -115,10 +131,64 @@ def publications(items: Iterable[Publication]) -> list[msgspec.Raw]:
     return [msgspec.Raw(item.encoded()) for item in items]
 
 
-def unsubscribe(channel: str, reason: errors.Unsubscribe) -> bytes:
-    """The push that ends one subscription."""
-    pushed = _encode(_Reason(reason.code, reason.reason))
-    return b'{"push":{"channel":%b,"unsubscribe":%b}}' % (_encode(channel), pushed)
+def refresh(id: int, *, expires: bool, ttl: int) -> bytes:
+    """The reply to a refresh: whether the connection's right ends, and in how many seconds."""
+    return b'{"id":%d,"refresh":%b}' % (id, _encode(_Expiry(expires, ttl)))
+
+
+def sub_refresh(id: int, *, expires: bool, ttl: int) -> bytes:
+    """The reply to a sub_refresh: whether the subscription's right ends, and in how many seconds."""
+    return b'{"id":%d,"sub_refresh":%b}' % (id, _encode(_Expiry(expires, ttl)))
+
+
+def presence(id: int, members: Mapping[str, bytes]) -> bytes:
+    """The reply to a presence: the :func:`client_info` of each client."""
+    return b'{"id":%d,"presence":%b}' % (id, presence_object(members))
+
+
+def presence_object(members: Mapping[str, bytes]) -> bytes:
+    """The result alone: ``{"presence":{"c1":{"user":"42","client":"c1"}}}``; nobody is an empty object."""
+    return b'{"presence":%b}' % _encode({client: msgspec.Raw(info) for client, info in members.items()})
+
+
+def presence_stats(id: int, clients: int, users: int) -> bytes:
+    """The reply to a presence_stats: connections, and different users among them."""
+    return b'{"id":%d,"presence_stats":%b}' % (id, presence_stats_object(clients, users))
+
+
+def presence_stats_object(clients: int, users: int) -> bytes:
+    """The result alone: ``{"num_clients":2,"num_users":1}``."""
+    return _encode(_Stats(clients, users))
+
+
+def push(body: bytes) -> bytes:
+    """The push that an SDK gets, around one of the bodies below."""
+    return b'{"push":%b}' % body
+
+
+def unsubscribe_body(channel: str, reason: errors.Unsubscribe) -> bytes:
+    """A subscription is over: ``{"channel":"a","unsubscribe":{"code":2000,"reason":"server unsubscribe"}}``."""
+    return b'{"channel":%b,"unsubscribe":%b}' % (_encode(channel), _encode(_Reason(reason.code, reason.reason)))
+
+
+def subscribe_body(channel: str, result: SubscribeResult) -> bytes:
+    """The server has subscribed the connection: ``{"channel":"a","subscribe":{"epoch":"x","offset":3}}``."""
+    return b'{"channel":%b,"subscribe":%b}' % (_encode(channel), _encode(result))
+
+
+def refresh_body(*, expires: bool, ttl: int) -> bytes:
+    """The backend has changed when the connection's right ends: ``{"refresh":{"expires":true,"ttl":60}}``."""
+    return b'{"refresh":%b}' % _encode(_Expiry(expires, ttl))
+
+
+def connect_body(result: ConnectResult) -> bytes:
+    """How a unidirectional stream begins: ``{"connect":{"client":"…","version":"…"}}``."""
+    return b'{"connect":%b}' % _encode(result)
+
+
+def disconnect_body(close: errors.Close) -> bytes:
+    """How a unidirectional stream ends: ``{"disconnect":{"code":3001,"reason":"shutdown"}}``."""
+    return b'{"disconnect":%b}' % disconnect_object(close)
 
 
 def disconnect_object(close: errors.Close) -> bytes:

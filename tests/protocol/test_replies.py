@@ -121,7 +121,7 @@ def test_results_without_fields(kind: str) -> None:
 def test_pushes() -> None:
     """What ends a subscription or a stream says its code and its reason."""
     assert (
-        replies.unsubscribe("chat:1", errors.UNSUBSCRIBE_INSUFFICIENT)
+        replies.push(replies.unsubscribe_body("chat:1", errors.UNSUBSCRIBE_INSUFFICIENT))
         == b'{"push":{"channel":"chat:1","unsubscribe":{"code":2500,"reason":"insufficient state"}}}'
     )
     assert replies.disconnect_object(errors.GONE) == b'{"code":1001,"reason":""}'

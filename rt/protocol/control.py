@@ -1,0 +1,129 @@
+"""What workers say to one another: commands about the connections of a user, and a question to all.
+
+A message is one JSON object with its ``kind`` and the version ``v`` of the format. Unknown fields are ignored and
+unknown kinds or versions are nobody's, so that workers of two releases can run side by side.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from rt.protocol import options
+from rt.protocol.options import Terms
+from rt.protocol.publication import Position
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="kind"):
+    v: Literal[1] = 1
+
+
+class Target(_Message, frozen=True, gc=False):
+    """Whom a command is for: the connections of ``user`` (empty: the anonymous ones), all of them or those that
+    ``client`` (the id of a connection) and ``session`` narrow it to."""
+
+    user: str
+    client: str = ""
+    session: str = ""
+
+    def reaches(self, client: str, session: str) -> bool:
+        """Whether the user's connection with this id and session is meant."""
+        return self.client in ("", client) and self.session in ("", session)
+
+
+class SubscribeUser(Target, frozen=True, gc=False, tag="subscribe"):
+    """Subscribe the connections to ``channel``, recovering from ``since`` unless that is None."""
+
+    channel: str = ""
+    terms: Terms = Terms()
+    since: Position | None = None
+
+
+class UnsubscribeUser(Target, frozen=True, gc=False, tag="unsubscribe"):
+    """End the connections' subscriptions to ``channel``, or to all channels when it is empty."""
+
+    channel: str = ""
+
+
+class DisconnectUser(Target, frozen=True, gc=False, tag="disconnect"):
+    """Close the connections, but not those whose ids are in ``whitelist``, with ``code`` and ``reason``."""
+
+    whitelist: tuple[str, ...] = ()
+    code: int = 0
+    reason: str = ""
+
+
+class RefreshUser(Target, frozen=True, gc=False, tag="refresh"):
+    """Close the connections as ``expired``, or let them live until ``expire_at`` (seconds since 1970; None: for ever).
+
+    ``info`` replaces what others see of the connection: compact JSON, empty for nothing; None leaves it as it is.
+    """
+
+    expired: bool = False
+    expire_at: float | None = None
+    info: bytes | None = None
+
+
+class ListChannels(_Message, frozen=True, gc=False, tag="channels"):
+    """The question which channels that match ``pattern`` have subscribers; answered by :func:`answer`."""
+
+    pattern: str = ""
+
+
+Message = SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels
+
+
+class _SubscribeUser(Target, frozen=True, gc=False, tag="subscribe"):
+    """A SubscribeUser as it travels: its terms in their own format, which may gain fields."""
+
+    channel: str = ""
+    terms: msgspec.Raw = msgspec.Raw(b"{}")
+    since: Position | None = None
+
+
+_Wired = _SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels
+
+_encode = msgspec.json.Encoder().encode
+_message = msgspec.json.Decoder(_Wired).decode
+_counts = msgspec.json.Decoder(dict[str, int]).decode
+
+
+def encode(message: Message) -> bytes:
+    """The message as bytes for the other workers, without a line break."""
+    if isinstance(message, SubscribeUser):
+        terms = msgspec.Raw(options.encode(message.terms))
+        return _encode(
+            _SubscribeUser(message.user, message.client, message.session, message.channel, terms, message.since)
+        )
+    return _encode(message)
+
+
+def decode(body: bytes) -> Message | None:
+    """The message in ``body``, or None when it is of a kind or version that is unknown here, or nonsense."""
+    try:
+        wired: _Wired = _message(body)
+        if isinstance(wired, _SubscribeUser):
+            terms = options.decode(bytes(wired.terms))
+            return SubscribeUser(wired.user, wired.client, wired.session, wired.channel, terms, wired.since)
+        return wired
+    except (ValueError, RecursionError):
+        return None
+
+
+def answer(counts: dict[str, int]) -> bytes:
+    """A worker's answer to :class:`ListChannels`: how many subscriptions each channel has there."""
+    return _encode(counts)
+
+
+def total(answers: Iterable[bytes]) -> dict[str, int]:
+    """The answers of all workers in one; one that is nonsense counts for nothing."""
+    counts: Counter[str] = Counter()
+    for body in answers:
+        try:
+            counts.update(_counts(body))
+        except (ValueError, RecursionError):
+            continue
+    return dict(counts)
