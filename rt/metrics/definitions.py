@@ -1,4 +1,7 @@
-"""The table of all metrics, and the closed sets of their labels' values."""
+"""The table of all metrics, and the closed sets of their labels' values.
+
+What a tenant's connections, calls and store count has the label ``tenant``, which the config bounds.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ from typing import Literal, NamedTuple
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper bounds of the histograms, in seconds."""
 
-TRANSPORTS = ("websocket", "ws", "sse")
+TRANSPORTS = ("websocket", "ws", "sse", "uni_websocket", "uni_sse")
 OUTCOMES = ("fresh", "resumed", "gap")
-DROPS = ("volatile", "inbound", "turn", "bus")
+DROPS = ("volatile", "inbound", "turn", "bus", "join_leave")
 SLOW = ("behind", "queue", "stalled", "age")
 REPAIRS = ("repaired", "gap")
-REFUSALS = ("origin", "total", "rate", "leaving")
+REFUSALS = ("origin", "total", "rate", "leaving", "tenant")
 
 Mode = Literal["livesum", "livemin", "livemax", "liveall"]
 
@@ -40,7 +43,7 @@ def _histogram(name: str, text: str, *labels: str) -> Definition:
     return Definition("histogram", name, text, labels)
 
 
-DEFINITIONS: tuple[Definition, ...] = (
+_OF_TENANT = (
     _gauge("rt_connections", "Open connections.", "transport"),
     _gauge("rt_subscriptions", "Subscriptions of open connections."),
     _gauge("rt_channels", "Channels open on a worker; one that is open on two workers counts twice."),
@@ -78,11 +81,19 @@ DEFINITIONS: tuple[Definition, ...] = (
     _gauge("rt_store_connected", "1 where every worker is connected to the store.", mode="livemin"),
     _gauge("rt_store_probe_age_seconds", "Age of the oldest last probe that came back.", mode="livemax"),
     _counter("rt_api_requests_total", "Requests to the server API.", "method", "code"),
+    _gauge("rt_worker_ready", "1 where the worker is ready for the tenant's clients.", mode="liveall"),
+    _gauge("rt_tenant_info", "Always 1; the region where the tenant lives is the label.", "region", mode="livemax"),
+)
+_OF_PROCESS = (
     _histogram("rt_loop_lag_seconds", "How much later than planned the event loop ran its tick."),
     _counter("rt_cpu_seconds_total", "CPU time of the workers, user and system."),
     _gauge("rt_resident_memory_bytes", "Resident memory of the workers; shared pages count in each."),
-    _gauge("rt_worker_ready", "1 where the worker is ready.", mode="liveall"),
     _gauge("rt_worker_leaving", "1 where the worker has stopped accepting connections.", mode="liveall"),
     _gauge("rt_worker_seen_timestamp_seconds", "When the worker last copied its metrics.", mode="liveall"),
     _gauge("rt_build_info", "Always 1; the version that runs is the label.", "version", mode="livemax"),
+)
+
+DEFINITIONS: tuple[Definition, ...] = (
+    *(row._replace(labels=("tenant", *row.labels)) for row in _OF_TENANT),
+    *_OF_PROCESS,
 )

@@ -20,10 +20,11 @@ file."""
 
 
 class WorkerState(NamedTuple):
-    """What one worker last said about itself. ``seen`` is when, in seconds of the host's wall clock."""
+    """What one worker last said about itself. ``ready`` names the tenants whose clients may come to it; ``seen`` is
+    when, in seconds of the host's wall clock."""
 
     pid: int
-    ready: bool
+    ready: frozenset[str]
     leaving: bool
     seen: float
 
@@ -58,10 +59,15 @@ def states() -> list[WorkerState] | None:
         return None
     forget_dead(directory)
     values: dict[int, dict[str, float]] = {}
+    ready: dict[int, dict[str, float]] = {}
     for metric in _merged(directory, "gauge_liveall_*.db"):
         for sample in metric.samples:
-            values.setdefault(int(sample.labels["pid"]), {})[sample.name] = sample.value
-    return [state(pid, found) for pid, found in sorted(values.items())]
+            pid, tenant = int(sample.labels["pid"]), sample.labels.get("tenant")
+            if tenant is None:
+                values.setdefault(pid, {})[sample.name] = sample.value
+            else:
+                ready.setdefault(pid, {})[tenant] = sample.value
+    return [state(pid, found, ready.get(pid, {})) for pid, found in sorted(values.items())]
 
 
 class _Sum(Collector):
@@ -102,11 +108,12 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def state(pid: int, values: Mapping[str, float]) -> WorkerState:
-    """What ``values``, by name of metric, say about the worker ``pid``; what they do not say is no."""
+def state(pid: int, values: Mapping[str, float], ready: Mapping[str, float]) -> WorkerState:
+    """What ``values``, by name of metric, and ``ready``, by tenant, say about the worker ``pid``; what they do not say
+    is no."""
     return WorkerState(
         pid,
-        ready=values.get("rt_worker_ready", 0) == 1,
+        ready=frozenset(tenant for tenant, value in ready.items() if value == 1),
         leaving=values.get("rt_worker_leaving", 0) == 1,
         seen=values.get("rt_worker_seen_timestamp_seconds", 0.0),
     )

@@ -19,7 +19,8 @@ import sys
 from rt.metrics import Metrics
 metrics = Metrics()
 ready = leaving = 0
-metrics.gauge("rt_worker_ready", lambda: ready)
+tenant = metrics.of("default")
+tenant.gauge("rt_worker_ready", lambda: ready)
 metrics.gauge("rt_worker_leaving", lambda: leaving)
 for line in sys.stdin:
     answer = "done"
@@ -66,15 +67,15 @@ def test_one_worker_answers_for_all(pair: tuple[Worker, Worker], tmp_path: Path)
     """Counters, gauges and histograms are sums over the workers, whoever is asked."""
     one, two = pair
     (tmp_path / "counter_1.db").touch()  # as one looks that another worker is just about to fill
-    count = "metrics.connected('sse'); metrics.tally.deliveries += 5; metrics.latency('', 'sse').observe(0.003, 5)"
+    count = "tenant.connected('sse'); tenant.tally.deliveries += 5; tenant.latency('', 'sse').observe(0.003, 5)"
     assert one.run(count) == "done" and two.run(count) == "done"
     seen = {
         one.run(f"answer = metrics.render().decode().count('{series}\\n')")
         for series in (
-            'rt_connections{transport="sse"} 2.0',
-            "rt_deliveries_total 10.0",
-            'rt_delivery_latency_seconds_bucket{le="0.005",namespace="-",transport="sse"} 10.0',
-            'rt_delivery_latency_seconds_count{namespace="-",transport="sse"} 10.0',
+            'rt_connections{tenant="default",transport="sse"} 2.0',
+            'rt_deliveries_total{tenant="default"} 10.0',
+            'rt_delivery_latency_seconds_bucket{le="0.005",namespace="-",tenant="default",transport="sse"} 10.0',
+            'rt_delivery_latency_seconds_count{namespace="-",tenant="default",transport="sse"} 10.0',
         )
     }
     assert seen == {"1"}
@@ -86,14 +87,20 @@ def test_a_dead_worker_leaves_its_counts_but_not_its_connections(
     """Counters never go back when a worker is killed; what it had open, and its readiness, is gone at once."""
     monkeypatch.setenv(DIRECTORY, str(tmp_path))
     one, two = pair
-    assert one.run("ready = 1") == "done" and two.run("metrics.connected('ws')") == "done"
+    assert one.run("ready = 1") == "done" and two.run("tenant.connected('ws')") == "done"
     states = workers.states()
     assert states is not None
-    assert {state.pid: state.ready for state in states} == {one.process.pid: True, two.process.pid: False}
+    assert {state.pid: state.ready for state in states} == {
+        one.process.pid: {"default"},
+        two.process.pid: set(),
+    }
     two.kill()
     states = workers.states()
     assert states is not None and [state.pid for state in states] == [one.process.pid]
-    series = 'rt_connections{transport="ws"} 0.0', 'rt_connects_total{transport="ws"} 1.0'
+    series = (
+        'rt_connections{tenant="default",transport="ws"} 0.0',
+        'rt_connects_total{tenant="default",transport="ws"} 1.0',
+    )
     for line in series:
         assert one.run(f"answer = metrics.render().decode().count('{line}\\n')") == "1"
 
