@@ -4,26 +4,24 @@
 8001
 """
 
+from rt.config.channel import Channel, Namespace
+from rt.config.client import Client, HttpApi, PersonalChannel, Token
 from rt.config.load import decode, encode, load, parse
 from rt.config.manual import Entry, defaults, describe
 from rt.config.page import markdown
 from rt.config.problem import ConfigError, Problem
 from rt.config.schema import (
-    Channel,
-    Client,
     Config,
     Connections,
     Delivery,
-    HttpApi,
     Internal,
     Limits,
-    Namespace,
     Pacing,
     Redis,
     RedisTls,
     Server,
+    Tenant,
     Tls,
-    Token,
 )
 
 __all__ = [
@@ -39,10 +37,12 @@ __all__ = [
     "Limits",
     "Namespace",
     "Pacing",
+    "PersonalChannel",
     "Problem",
     "Redis",
     "RedisTls",
     "Server",
+    "Tenant",
     "Tls",
     "Token",
     "decode",

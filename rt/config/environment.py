@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from rt.config import schema, source
+from rt.config import source
 from rt.config.problem import Place, Problem, shown
-from rt.config.values import Group, Groups, ListOf, Secret
+from rt.config.schema import Config
+from rt.config.section import Group, Groups, ListOf, Section, keys
+from rt.config.values import Filed
 
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]{0,254})\}|\$\{")
 # What Kubernetes and Docker links set for a service named "rt" or "rt-redis"; nobody wrote these for us.
@@ -51,15 +53,15 @@ class Variable(NamedTuple):
 @functools.cache
 def variables() -> dict[str, Variable]:
     """The names of all overriding variables, with the key each stands for."""
-    return {"RT_" + "_".join(key.path).upper(): key for key in _keys(schema.Config, ())}
+    return {"RT_" + "_".join(key.path).upper(): key for key in _keys(Config, ())}
 
 
-def _keys(section: type[schema.Section], above: tuple[str, ...]) -> Iterator[Variable]:
-    for name, key in schema.keys(section).items():
+def _keys(section: type[Section], above: tuple[str, ...]) -> Iterator[Variable]:
+    for name, key in keys(section).items():
         path = (*above, name)
         if isinstance(key.kind, Group):
             yield from (inner for inner in _keys(key.kind.section, path) if inner.path[-1] not in key.kind.omit)
-        elif isinstance(key.kind, Secret):
+        elif isinstance(key.kind, Filed):
             yield Variable(path, twin=f"{name}_file")
             yield Variable((*above, f"{name}_file"), twin=name)
         elif not isinstance(key.kind, Groups):
@@ -90,7 +92,7 @@ def _is_link(name: str, value: str) -> bool:
 
 
 def _misspelled(env: Mapping[str, str], known: Mapping[str, Variable], text: str) -> Iterator[Problem]:
-    sections = tuple(f"RT_{name.upper()}_" for name in schema.keys(schema.Config))
+    sections = tuple(f"RT_{name.upper()}_" for name in keys(Config))
     for name in sorted(env):
         if not name.startswith(sections) or name in known or _SERVICE_LINK.fullmatch(name):
             continue

@@ -11,6 +11,7 @@ import msgspec
 from rt.config import environment, reader, rules, source
 from rt.config.problem import ConfigError, Place, Problem
 from rt.config.schema import Config
+from rt.config.section import Group
 
 _NO_FILE = "(no file)"
 
@@ -31,7 +32,7 @@ def parse(data: bytes, file: str, env: Mapping[str, str] | None = None) -> Confi
     problems += environment.override(tree, env, data.decode("utf-8-sig"))
     read = reader.Reader(env)
     read.failed.update(problem.path for problem in problems)
-    config = read.section(Config, tree, "")
+    config: Config = read.section(Group(Config), tree, "")
     problems += read.problems
     failed = read.failed
     for finding in rules.findings(rules.Draft(config, read.places, read.written)):

@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from rt.config import schema
-from rt.config.values import Group, Groups, Key, Kind, ListOf, Secret
+from rt.config.schema import Config
+from rt.config.section import Group, Groups, Key, ListOf, Section, keys
+from rt.config.values import Filed, Kind
 
 _WIDTH = 110
 
@@ -25,16 +26,18 @@ class Entry(NamedTuple):
 
 def describe() -> list[Entry]:
     """Every key in the order of the file. ``[]`` in a path stands for the items of a list."""
-    return list(entries(schema.Config(), ""))
+    return list(entries(Config(), ""))
 
 
-def entries(section: schema.Section, path: str, omit: frozenset[str] = frozenset()) -> Iterator[Entry]:
+def entries(section: Section, path: str, omit: frozenset[str] = frozenset()) -> Iterator[Entry]:
     """The keys of ``section``, which stands at ``path``, and of the sections in it, but not those named by ``omit``."""
-    for name, key in schema.keys(type(section)).items():
+    for name, key in keys(type(section)).items():
         inner = f"{path}.{name}" if path else name
         if name in omit:
             continue
-        if isinstance(key.kind, Group):
+        if isinstance(key.kind, Group) and key.kind.inherits:
+            yield Entry(inner, f"a section with the keys of {name}", "that of the top level", key.sentence)
+        elif isinstance(key.kind, Group):
             value = getattr(section, name) or key.kind.section()
             yield Entry(inner, "a section", "absent" if key.kind.optional else "", key.sentence)
             yield from entries(value, inner, key.kind.omit)
@@ -44,7 +47,7 @@ def entries(section: schema.Section, path: str, omit: frozenset[str] = frozenset
         else:
             default, literal = _default(key, getattr(section, name))
             yield Entry(inner, allowed(key.kind), default, key.sentence, literal)
-            if isinstance(key.kind, Secret):
+            if isinstance(key.kind, Filed):
                 yield Entry(f"{inner}_file", "a path", "absent", f"A file that holds `{name}`.")
 
 
@@ -76,12 +79,12 @@ def defaults() -> str:
     Keys that have no value by default stand in comments.
     """
     head = "# Every key of the config with its default. A file needs only the keys that it changes.\n"
-    return head + "".join(f"{line}\n" for line in _section_lines(schema.Config(), "", ""))
+    return head + "".join(f"{line}\n" for line in _section_lines(Config(), "", ""))
 
 
-def _section_lines(section: schema.Section, indent: str, off: str, omit: frozenset[str] = frozenset()) -> Iterator[str]:
+def _section_lines(section: Section, indent: str, off: str, omit: frozenset[str] = frozenset()) -> Iterator[str]:
     """The lines of one section; ``off`` is ``# `` where the section itself stands in a comment."""
-    for name, key in schema.keys(type(section)).items():
+    for name, key in keys(type(section)).items():
         if name in omit:
             continue
         value = getattr(section, name)
@@ -96,7 +99,7 @@ def _section_lines(section: schema.Section, indent: str, off: str, omit: frozens
         text = _yaml(key, value)
         missing = key.required or text == "absent"
         yield f"{indent}{'# ' if off or missing else ''}{name}:{'' if missing else ' ' + text}"
-        if isinstance(key.kind, Secret):
+        if isinstance(key.kind, Filed):
             yield f"{indent}# {name}_file: /run/secrets/{name}"
 
 
@@ -107,5 +110,5 @@ def _comment(key: Key, indent: str) -> Iterator[str]:
     if isinstance(key.kind, ListOf):
         words += f" For example [{key.kind.kind.write(key.kind.example)}]."
     if isinstance(key.kind, Groups):
-        words += " Each has a name and the keys of without_namespace, for example [{name: chat, history_ttl: 300s}]."
+        words += f" Each has {key.kind.words}, for example {key.kind.example}."
     yield from textwrap.wrap(words, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rt.config import rules, schema
-from rt.config.manual import Entry, entries
+from rt.config import rules
+from rt.config.manual import Entry, describe
+from rt.config.schema import Config
+from rt.config.section import keys
 
 _HEAD = """\
 # Configuration
@@ -31,10 +33,11 @@ for production. Where [Centrifugo](https://centrifugal.dev) has a key of the sam
 - `${NAME}` anywhere in a value takes the environment variable `NAME`. One that is unset or empty is a mistake. `$${`
   is a plain `${`.
 - `RT_` and the path of a key in capitals takes the place of that key: `RT_SERVER_PORT=8001` is
-  `server: {port: 8001}`. Lists are separated by spaces or commas. The keys of single namespaces have no variable. A
-  variable whose name begins like that and names no key is a mistake, unless the file uses it as `${...}`.
-- Every secret `key` has a twin `key_file`: the path of a file that holds it, for systemd's `LoadCredential=` or a
-  container's mounted secrets. One line end at its end is dropped.
+  `server: {port: 8001}`. Lists are separated by spaces or commas. The keys of single namespaces and of
+  tenants have no variable. A variable whose name begins like that and names no key is a mistake, unless the file uses
+  it as `${...}`.
+- Every secret or public `key` has a twin `key_file`: the path of a file that holds it, for systemd's `LoadCredential=`
+  or a container's mounted secrets. One line end at its end is dropped.
 
 ## Mistakes
 
@@ -66,14 +69,15 @@ def markdown() -> str:
 
 
 def _tables() -> Iterator[str]:
-    config = schema.Config()
-    for name, key in schema.keys(schema.Config).items():
+    listed = describe()
+    for name, key in keys(Config).items():
         yield f"### {name}\n\n{key.sentence}\n\n| key | default | allowed | what it does |\n|---|---|---|---|"
-        for entry in entries(getattr(config, name), ""):
+        for entry in listed:
+            top, _, path = entry.path.partition(".")
             # A namespace has the keys of without_namespace, which are listed already.
-            repeated = entry.path.startswith("namespaces[].") and entry.path != "namespaces[].name"
-            if entry.default and not repeated:
-                yield _row(entry)
+            repeated = path.startswith("namespaces[].") and path != "namespaces[].name"
+            if top.removesuffix("[]") == name and path and entry.default and not repeated:
+                yield _row(entry._replace(path=path))
         yield ""
 
 

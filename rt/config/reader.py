@@ -8,16 +8,17 @@ import stat
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from rt.config import schema, source
+from rt.config import source
 from rt.config.environment import UnsetVariable, expand
 from rt.config.problem import Place, Problem
-from rt.config.values import File, Group, Groups, Key, Kind, ListOf, Secret, Unfit
+from rt.config.section import Group, Groups, Key, ListOf, Section, keys
+from rt.config.values import File, Filed, Kind, Unfit
 
 # More than any secret: what is longer is refused by its kind.
 SECRET_FILE_SIZE = 8192
 _FILE = File()
 
-S = TypeVar("S", bound=schema.Section)
+S = TypeVar("S", bound=Section)
 
 
 class Reader:
@@ -26,6 +27,7 @@ class Reader:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
+        self._values: dict[str, dict[str, Any]] = {}
         self.problems: list[Problem] = []
         self.places: dict[str, Place] = {}
         self.written: dict[str, Any] = {}
@@ -36,24 +38,25 @@ class Reader:
         self.failed.add(path)
         self.problems.append(Problem(place.file, place.line, path, found, allowed))
 
-    def section(self, kind: type[S], node: source.Node, path: str, omit: frozenset[str] = frozenset()) -> S:
-        """The object of one section; ``omit`` names keys that must not be in it."""
+    def section(self, group: Group, node: source.Node, path: str, below: str = "") -> Any:
+        """The object of one section. What it does not set itself is what the section read at ``below`` was given."""
         if isinstance(node, source.Scalar) and node.null:
             node = source.Mapping({}, node.place)
         if not isinstance(node, source.Mapping):
             self._wrong_shape(node, path, "a section with keys")
-            return kind()
-        keys = {name: key for name, key in schema.keys(kind).items() if name not in omit}
-        self._unknown(node, path, keys)
-        values = {}
-        for name, key in keys.items():
-            value = self._value(key, node, path, name)
+            return group.section()
+        known = {name: key for name, key in keys(group.section).items() if name not in group.omit}
+        self._unknown(node, path, known)
+        values = dict(self._values.get(below, {})) if below else {}
+        for name, key in known.items():
+            value = self._value(key, node, path, name, below)
             if value is not None:
                 values[name] = value
-        return kind(**values)
+        self._values[path] = values
+        return group.section(**values)
 
-    def _unknown(self, node: source.Mapping, path: str, keys: Mapping[str, Key]) -> None:
-        names = [*keys, *(f"{name}_file" for name, key in keys.items() if isinstance(key.kind, Secret))]
+    def _unknown(self, node: source.Mapping, path: str, known: Mapping[str, Key]) -> None:
+        names = [*known, *(f"{name}_file" for name, key in known.items() if isinstance(key.kind, Filed))]
         for name, entry in node.entries.items():
             if name not in names:
                 close = difflib.get_close_matches(name[:64], names, 1)
@@ -62,23 +65,28 @@ class Reader:
                 bare = isinstance(entry.node, source.Scalar) and entry.node.null and not close
                 self.refuse(entry.place, source.step(path, "?" if bare else name), "an unknown key", allowed)
 
-    def _value(self, key: Key, node: source.Mapping, path: str, name: str) -> Any:
-        """The value of one key, or ``None`` for its default."""
+    def _value(self, key: Key, node: source.Mapping, path: str, name: str, below: str) -> Any:
+        """The value of one key, or ``None`` where the section does not set it."""
         inner = source.step(path, name)
-        if isinstance(key.kind, Secret) and f"{name}_file" in node.entries:
-            return self._secret_file(key.kind, node, path, name)
+        if isinstance(key.kind, Filed) and f"{name}_file" in node.entries:
+            return self._filed(key.kind, node, path, name)
         entry = node.entries.get(name)
         if entry is None:
-            if key.required:
-                self.refuse(node.place, inner, "nothing", _words(key))
-            return None
+            return self._unwritten(key, node, inner, name)
         self.places[inner] = entry.place
         if isinstance(key.kind, Group):
-            return self.section(key.kind.section, entry.node, inner, key.kind.omit)
+            return self.section(key.kind, entry.node, inner, name if key.kind.inherits else below and f"{below}.{name}")
         if isinstance(key.kind, Kind):
             value = self.written[inner] = self._scalar(key.kind, entry.node, inner, entry.place)
             return value
         return self._list(key.kind, entry.node, inner)
+
+    def _unwritten(self, key: Key, node: source.Mapping, path: str, name: str) -> Any:
+        if key.required:
+            self.refuse(node.place, path, "nothing", _words(key))
+        if isinstance(key.kind, Group) and key.kind.inherits:
+            return self.section(key.kind, source.Mapping({}, node.place), path, name)
+        return None
 
     def _list(self, kind: ListOf | Groups, node: source.Node, path: str) -> Any:
         if isinstance(node, source.Scalar) and node.null:
@@ -91,7 +99,7 @@ class Reader:
             inner = f"{path}[{index}]"
             self.places[inner] = item.place
             if isinstance(kind, Groups):
-                values.append(self.section(kind.section, item, inner))
+                values.append(self.section(Group(kind.section), item, inner))
             else:
                 values.append(self._scalar(kind.kind, item, inner, item.place))
         return tuple(value for value in values if value is not None)
@@ -121,7 +129,7 @@ class Reader:
         if any("\ud800" <= char <= "\udfff" for char in text):
             self.refuse(place, path, "text that is not Unicode", kind.words)
             return None
-        if not kind.secret and any(char < " " or char == "\x7f" for char in text):
+        if not kind.several_lines and any(char < " " or char == "\x7f" for char in text):
             self.refuse(place, path, "text with control characters", kind.words)
             return None
         try:
@@ -130,8 +138,8 @@ class Reader:
             self.refuse(place, path, kind.show(text), kind.words)
             return None
 
-    def _secret_file(self, kind: Secret, node: source.Mapping, path: str, name: str) -> str | None:
-        """The secret in the file that ``<name>_file`` names; it counts as written at ``name`` too."""
+    def _filed(self, kind: Filed, node: source.Mapping, path: str, name: str) -> str | None:
+        """The value in the file that ``<name>_file`` names; it counts as written at ``name`` too."""
         entry, inner = node.entries[f"{name}_file"], source.step(path, f"{name}_file")
         self.places[inner] = self.places[source.step(path, name)] = entry.place
         value = None
@@ -139,14 +147,14 @@ class Reader:
             self.refuse(entry.place, inner, f"both {name} and {name}_file", "one of them")
         else:
             file = self._scalar(_FILE, entry.node, inner, entry.place)
-            text = file and self._content(file, inner, entry.place)
+            text = file and self._content(kind, file, inner, entry.place)
             value = text and self._read(kind, text, inner, entry.place)
         if value is None:
             self.failed.add(source.step(path, name))
         return value
 
-    def _content(self, file: str, path: str, place: Place) -> str | None:
-        """The text of a secret's file without the line end that editors add; ``None`` after a report."""
+    def _content(self, kind: Filed, file: str, path: str, place: Place) -> str | None:
+        """The text of such a file without the line end that editors add; ``None`` after a report."""
         try:
             text = read_small(file, SECRET_FILE_SIZE).decode().removesuffix("\n").removesuffix("\r")
         except OSError as error:
@@ -157,7 +165,7 @@ class Reader:
             if text:
                 return text
             found = "an empty file"
-        self.refuse(place, path, found, "a readable file with a secret in UTF-8")
+        self.refuse(place, path, found, f"a readable file with {kind.content} in UTF-8")
         return None
 
 

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from jwt.algorithms import HMACAlgorithm
 from jwt.exceptions import InvalidKeyError
 
+from rt.config.channel import Namespace
 from rt.config.problem import Place, shown
 from rt.config.reader import read_small
-from rt.config.schema import Config, Namespace
+from rt.config.schema import Config
 
 HMAC_KEY_SIZE = 32
 API_KEY_SIZE = 16

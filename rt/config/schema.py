@@ -6,23 +6,21 @@ loader accepts, what ``server.py defaults`` prints and what docs/config.md says 
 
 from __future__ import annotations
 
-import functools
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 
+from rt.config.channel import Channel
+from rt.config.client import Client, HttpApi
+from rt.config.section import Group, Groups, Key, ListOf, Section
 from rt.config.values import (
     Address,
     Choice,
     Duration,
     File,
     Flag,
-    Group,
-    Groups,
-    Key,
-    ListOf,
+    HostName,
     Number,
-    Origin,
     Secret,
     Size,
     StoreUrl,
@@ -31,30 +29,7 @@ from rt.config.values import (
     cores,
 )
 
-NAMESPACE_NAME = Text("2 to 64 letters, digits, - or _", r"[-a-zA-Z0-9_]{2,64}")
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A section of the config. Its ``repr`` names secrets but does not show them."""
-
-    def __rich_repr__(self) -> list[tuple[str, Any]]:
-        parts = []
-        for name, key in keys(type(self)).items():
-            value = getattr(self, name)
-            hidden = isinstance(key.kind, (Secret, StoreUrl)) and value not in ("", "embedded")
-            parts.append((name, "***" if hidden else value))
-        return parts
-
-    def __repr__(self) -> str:
-        inner = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"{type(self).__name__}({inner})"
-
-
-@functools.cache
-def keys(section: type[Section]) -> dict[str, Key]:
-    """The keys of a section in the order of the file."""
-    hints = get_type_hints(section, include_extras=True)
-    return {name: hints[name].__metadata__[0] for name in section.__struct_fields__}
+_REGION = Text('up to 32 letters, digits, dots, - or _, or ""', r"[-a-zA-Z0-9_.]{0,32}")
 
 
 class Tls(Section, frozen=True, kw_only=True):
@@ -78,6 +53,9 @@ class Server(Section, frozen=True, kw_only=True):
         Literal["development", "production"],
         Key("Production refuses to start with an insecure setting.", Choice("development", "production")),
     ] = "development"
+    region: Annotated[
+        str, Key('Where this server is: it serves the tenants of this region; "" serves all.', _REGION)
+    ] = ""
     address: Annotated[str, Key("Address of the public doors; localhost is IPv4 and IPv6.", Address())] = "0.0.0.0"
     port: Annotated[int, Key("TCP port of the public doors.", Whole(1, 65535))] = 8000
     workers: Annotated[
@@ -142,71 +120,10 @@ class Redis(Section, frozen=True, kw_only=True):
             Duration("100ms", "5m"),
         ),
     ] = 5.0
+    presence_ttl: Annotated[
+        float, Key("Who is present and was not renewed for this time is gone.", Duration("100ms", "1h"))
+    ] = 60.0
     tls: Annotated[RedisTls, Key("TLS to the store (rediss://).", Group(RedisTls))] = RedisTls()
-
-
-class Token(Section, frozen=True, kw_only=True):
-    """How connection and subscription tokens (JWT) are verified."""
-
-    hmac_secret_key: Annotated[
-        str, Key('Key of HS256, HS384 and HS512 tokens; with "" no token is valid.', Secret())
-    ] = ""
-    hmac_previous_secret_key: Annotated[
-        str, Key("The key before; its tokens stay valid while keys are exchanged.", Secret())
-    ] = ""
-    leeway: Annotated[
-        float, Key("How far clocks of hosts may differ when a token's times are checked.", Duration("0s", "5s"))
-    ] = 0.0
-
-
-class Client(Section, frozen=True, kw_only=True):
-    """What connections may do, whatever their door."""
-
-    allowed_origins: Annotated[
-        tuple[str, ...],
-        Key(
-            "Web pages that may connect; requests without an Origin header (not from a browser) always may.",
-            ListOf(Origin(), "https://app.example.com"),
-        ),
-    ] = ()
-    insecure: Annotated[bool, Key("Connect without a token, and allow everything; for development only.", Flag())] = (
-        False
-    )
-    allow_anonymous_connect_without_token: Annotated[
-        bool, Key("A connection without a token is one of the anonymous user.", Flag())
-    ] = False
-    disallow_anonymous_connection_tokens: Annotated[bool, Key("Refuse tokens that name no user.", Flag())] = False
-    token: Annotated[Token, Key("Connection and subscription tokens (JWT).", Group(Token))] = Token()
-    ping_interval: Annotated[float, Key("How often a connection is pinged.", Duration("100ms", "1h"))] = 25.0
-    pong_timeout: Annotated[
-        float, Key("A connection that says nothing for this time after a ping is closed.", Duration("50ms", "5m"))
-    ] = 8.0
-    stale_close_delay: Annotated[
-        float, Key("A connection that has not authenticated after this time is closed.", Duration("100ms", "5m"))
-    ] = 10.0
-    channel_limit: Annotated[int, Key("Subscriptions per connection.", Whole(1, 10000))] = 128
-    message_size_limit: Annotated[int, Key("Largest message a connection may send.", Size("1KiB", "16MiB"))] = 64 << 10
-    history_max_publication_limit: Annotated[
-        int, Key("Most publications in one answer to a history command.", Whole(1, 100000))
-    ] = 300
-    recovery_max_publication_limit: Annotated[
-        int, Key("Most publications recovered by one subscribe; who missed more is told so.", Whole(1, 100000))
-    ] = 300
-    recovery_max_size: Annotated[int, Key("Most bytes recovered by one subscribe.", Size("1KiB", "64MiB"))] = 512 << 10
-
-
-class HttpApi(Section, frozen=True, kw_only=True):
-    """The API that backends publish with."""
-
-    key: Annotated[str, Key('Key that callers must send; with "" every call is refused.', Secret())] = ""
-    insecure: Annotated[bool, Key("Accept calls without a key; for development only.", Flag())] = False
-    error_mode: Annotated[
-        Literal["", "transport"],
-        Key(
-            "With `transport` an error is also told by the HTTP status, else by the body alone.",
-            Choice("", "transport"),
-        ),
-    ] = ""
 
 
 class Pacing(Section, frozen=True, kw_only=True):
@@ -245,96 +162,19 @@ class Delivery(Section, frozen=True, kw_only=True):
         int, Key("Publications of a channel that each worker keeps, to answer without the store.", Whole(0, 10000))
     ] = 256
     recent_bytes: Annotated[int, Key("Bytes of the same.", Size("0", "64MiB"))] = 256 << 10
+    join_leave_rate: Annotated[
+        float,
+        Key(
+            "Most announcements of who comes and leaves, per second, channel and worker; others are left out.",
+            Number(0, 1000000),
+        ),
+    ] = 100.0
     linger: Annotated[
         float, Key("A worker keeps a channel this long after its last subscriber left.", Duration("0s", "5m"))
     ] = 5.0
     position_check_interval: Annotated[
         float, Key("How often a silent channel's position is compared with the store.", Duration("1s", "1h"))
     ] = 40.0
-
-
-class Namespace(Section, frozen=True, kw_only=True):
-    """Settings of the channels whose name begins with ``name:``.
-
-    Where history is off, ``force_recovery`` is false and ``slow`` is ``disconnect``, whatever the defaults say.
-    """
-
-    name: Annotated[str, Key("The part of a channel's name before the first `:`.", NAMESPACE_NAME, required=True)] = ""
-    history_size: Annotated[
-        int, Key("Publications kept per channel; 0 switches history off, and recovery with it.", Whole(0, 1000000))
-    ] = 300
-    history_ttl: Annotated[
-        float, Key("They are kept this long after the newest; 0 switches history off.", Duration("0s", "365d"))
-    ] = 120.0
-    history_meta_ttl: Annotated[
-        float, Key("A channel's epoch and offset are kept this long.", Duration("1s", "3650d"))
-    ] = 2592000.0
-    force_positioning: Annotated[bool, Key("Every subscription has a position, so that a gap is noticed.", Flag())] = (
-        False
-    )
-    allow_positioning: Annotated[bool, Key("Clients may ask for a position.", Flag())] = False
-    force_recovery: Annotated[
-        bool,
-        Key("Every subscription can be recovered.", Flag(), default="true with history, else false"),
-    ] = True
-    allow_recovery: Annotated[bool, Key("Clients may ask for recovery.", Flag())] = False
-    force_recovery_mode: Annotated[
-        Literal["stream", "cache"],
-        Key("`stream` recovers all that was missed, `cache` only the newest publication.", Choice("stream", "cache")),
-    ] = "stream"
-    allow_subscribe_for_client: Annotated[bool, Key("Users may subscribe without a token.", Flag())] = False
-    allow_subscribe_for_anonymous: Annotated[bool, Key("So may the anonymous user.", Flag())] = False
-    allow_publish_for_subscriber: Annotated[bool, Key("Subscribers may publish.", Flag())] = False
-    allow_publish_for_client: Annotated[bool, Key("Users may publish without a subscription.", Flag())] = False
-    allow_publish_for_anonymous: Annotated[bool, Key("So may the anonymous user.", Flag())] = False
-    allow_history_for_subscriber: Annotated[bool, Key("Subscribers may read the history.", Flag())] = False
-    allow_history_for_client: Annotated[bool, Key("Users may read the history without a subscription.", Flag())] = False
-    allow_history_for_anonymous: Annotated[bool, Key("So may the anonymous user.", Flag())] = False
-    publication_data_format: Annotated[
-        Literal["", "json", "json_object"],
-        Key(
-            "What clients may publish: any JSON, or objects only.",
-            Choice("", "json", "json_object", note=" (binary needs a protocol this server does not speak)"),
-        ),
-    ] = ""
-    slow: Annotated[
-        Literal["", "catch_up", "disconnect"],
-        Key(
-            "What becomes of a subscriber that reads too slowly: it catches up from history, or is closed (3008).",
-            Choice("catch_up", "disconnect"),
-            default="catch_up with history, else disconnect",
-        ),
-    ] = ""
-
-    def __post_init__(self) -> None:
-        if not self.slow:
-            msgspec.structs.force_setattr(self, "slow", "catch_up" if self.history else "disconnect")
-        if not self.history:
-            msgspec.structs.force_setattr(self, "force_recovery", False)
-
-    @property
-    def history(self) -> bool:
-        """Whether publications are kept at all."""
-        return self.history_size > 0 and self.history_ttl > 0
-
-
-class Channel(Section, frozen=True, kw_only=True, dict=True):
-    """Channels and their namespaces."""
-
-    max_length: Annotated[int, Key("Longest channel name, in bytes.", Whole(1, 255))] = 255
-    without_namespace: Annotated[
-        Namespace,
-        Key("Settings of channels without a namespace.", Group(Namespace, omit=frozenset({"name"}))),
-    ] = Namespace()
-    namespaces: Annotated[tuple[Namespace, ...], Key("Settings by namespace.", Groups(Namespace))] = ()
-
-    @functools.cached_property
-    def _by_name(self) -> dict[str, Namespace]:
-        return {"": self.without_namespace} | {namespace.name: namespace for namespace in self.namespaces}
-
-    def namespace(self, name: str) -> Namespace | None:
-        """The settings of a namespace, those without one for ``""``; ``None`` for a name the config does not have."""
-        return self._by_name.get(name)
 
 
 class Connections(Section, frozen=True, kw_only=True):
@@ -352,6 +192,47 @@ class Limits(Section, frozen=True, kw_only=True):
     connections: Annotated[Connections, Key("Limits of connections.", Group(Connections))] = Connections()
 
 
+class Tenant(Section, frozen=True, kw_only=True):
+    """One of several applications that a server serves, each with settings, keys and names of its own.
+
+    Its sections are complete: what it does not set itself is what the top level says, key by key; lists are taken
+    whole.
+    """
+
+    name: Annotated[
+        str,
+        Key(
+            "Its name in metrics and in the store; the path `/t/<name>` before every door is its own.",
+            Text("1 to 32 lower-case letters, digits, - or _, a letter or digit first", r"[a-z0-9][-a-z0-9_]{0,31}"),
+            required=True,
+        ),
+    ] = ""
+    hosts: Annotated[
+        tuple[str, ...], Key("Requests to these hosts are its own.", ListOf(HostName(), "acme.example.com"))
+    ] = ()
+    issuers: Annotated[
+        tuple[str, ...],
+        Key(
+            "So are connections with tokens of these issuers (`iss`).",
+            ListOf(Text("a text of 1 to 255 characters", r".{1,255}"), "https://login.acme.example.com"),
+        ),
+    ] = ()
+    region: Annotated[str, Key('Where it lives: only servers of this region serve it; "" is everywhere.', _REGION)] = ""
+    redis: Annotated[Redis, Key("Its store.", Group(Redis, inherits=True))] = Redis()
+    client: Annotated[Client, Key("What its connections may do.", Group(Client, inherits=True))] = Client()
+    http_api: Annotated[HttpApi, Key("The API for its backends.", Group(HttpApi, inherits=True))] = HttpApi()
+    channel: Annotated[Channel, Key("Its channels and their namespaces.", Group(Channel, inherits=True))] = Channel()
+    limits: Annotated[Limits, Key("What a worker takes on for it.", Group(Limits, inherits=True))] = Limits()
+
+
+_TENANTS = Groups(
+    Tenant,
+    "a name, how requests find it, and redis, client, http_api, channel and limits, which have every setting of the "
+    "top level that the tenant does not set itself",
+    "[{name: acme, hosts: [acme.example.com], http_api: {key_file: /run/secrets/acme}}]",
+)
+
+
 class Config(Section, frozen=True, kw_only=True):
     """The whole config. With all defaults nothing can connect and nothing can be published."""
 
@@ -362,3 +243,39 @@ class Config(Section, frozen=True, kw_only=True):
     delivery: Annotated[Delivery, Key("What may wait for whom.", Group(Delivery))] = Delivery()
     channel: Annotated[Channel, Key("Channels and their namespaces.", Group(Channel))] = Channel()
     limits: Annotated[Limits, Key("What a worker takes on.", Group(Limits))] = Limits()
+    tenants: Annotated[
+        tuple[Tenant, ...],
+        Key("Applications that this server serves side by side; without any the top level is the only one.", _TENANTS),
+    ] = ()
+
+    def served(self) -> tuple[Tenant, ...]:
+        """The tenants of this server's region, complete. Without any in the config: one, ``default``, which is the top
+        level."""
+        if not self.tenants:
+            shared = {name: getattr(self, name) for name in INHERITED}
+            return (Tenant(name="default", region=self.server.region, **shared),)
+        here = self.server.region
+        return tuple(tenant for tenant in self.tenants if not here or tenant.region in ("", here))
+
+    def of(self, tenant: Tenant) -> Config:
+        """This config as one tenant sees it: its sections in place of the top level's, and no other tenants."""
+        own = {name: getattr(tenant, name) for name in INHERITED}
+        return msgspec.structs.replace(self, **own, tenants=())
+
+    @property
+    def embedded(self) -> bool:
+        """Whether anybody served here is on the embedded store."""
+        return any(tenant.redis.url == "embedded" for tenant in self.served())
+
+    def with_store(self, url: str) -> Config:
+        """This config with ``url``, where the embedded store was started, in place of every ``embedded``."""
+        tenants = tuple(msgspec.structs.replace(tenant, redis=_at(tenant.redis, url)) for tenant in self.tenants)
+        return msgspec.structs.replace(self, redis=_at(self.redis, url), tenants=tenants)
+
+
+INHERITED = ("redis", "client", "http_api", "channel", "limits")
+"""The sections that a tenant has too."""
+
+
+def _at(redis: Redis, url: str) -> Redis:
+    return msgspec.structs.replace(redis, url=url) if redis.url == "embedded" else redis

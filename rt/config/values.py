@@ -12,11 +12,13 @@ import json
 import os
 import re
 import urllib.parse
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
+from rt.config.pem import public_key
 from rt.config.problem import shown
 
 _WHOLE = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -30,17 +32,20 @@ _SIZE = re.compile(r"(0|[1-9][0-9]{0,12})(B|KiB|MiB|GiB)?")
 # The grammar of rt.web.origin, which takes these texts apart again.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._*-]+)(?::([0-9]{1,5}|\*))?", re.ASCII)
 
+_HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)(?:\.(?!-)[a-z0-9-]{1,63}(?<!-))*", re.ASCII)
+
 
 class Unfit(Exception):
     """The text is not a value of this kind."""
 
 
 class Kind(ABC):
-    """A kind of value. ``words`` says what is allowed; a ``bare`` kind must not stand in quotes."""
+    """A kind of value. ``words`` says what is allowed; a ``bare`` kind must not stand in quotes, and
+    one of ``several_lines`` may have line ends in it."""
 
     words: str
     bare = False
-    secret = False
+    several_lines = False
 
     @abstractmethod
     def read(self, text: str) -> Any:
@@ -188,11 +193,19 @@ class File(Kind):
         return text
 
 
-class Secret(Kind):
-    """A password or key. It is never printed; beside every ``key`` of this kind there is a ``key_file``."""
+class Filed(Kind):
+    """A kind beside whose every ``key`` there is a ``key_file``, the path of a file that holds the value."""
+
+    several_lines = True
+    content: str
+    """What the file holds, in words."""
+
+
+class Secret(Filed):
+    """A password or key. It is never printed."""
 
     words = "a secret of at most 4096 bytes, without white space around it"
-    secret = True
+    content = "a secret"
 
     def read(self, text: str) -> str:
         if len(text.encode()) > 4096 or text != text.strip():
@@ -202,6 +215,27 @@ class Secret(Kind):
     def show(self, text: str) -> str:
         spaced = " with white space around it" if text != text.strip() else ""
         return f"a secret of {len(text.encode())} bytes{spaced}"
+
+
+class PublicKey(Filed):
+    """A public key in PEM, of RSA (``RSA``) or of an elliptic curve (``EC``). It is read to the one form that all
+    equal keys have."""
+
+    content = "a public key"
+
+    def __init__(self, family: Literal["RSA", "EC"]) -> None:
+        self._family = family
+        what = "an RSA public key of at least 2048 bits" if family == "RSA" else "a P-256, P-384 or P-521 public key"
+        self.words = f'{what} in PEM, or ""'
+
+    def read(self, text: str) -> str:
+        key = public_key(text, self._family) if text else ""
+        if key is None:
+            raise Unfit
+        return key
+
+    def show(self, text: str) -> str:
+        return "a private key" if "PRIVATE KEY" in text else "another text"
 
 
 class Address(Kind):
@@ -252,35 +286,47 @@ class StoreUrl(Kind):
         return "another text"
 
 
-class Key(NamedTuple):
-    """What the manual says about a key, and the kind of value it takes."""
+class HttpUrl(Kind):
+    """A URL to fetch something from; it may hold a secret, so one that does not fit is not printed."""
 
-    sentence: str
-    kind: Kind | ListOf | Group | Groups
-    required: bool = False
-    default: str = ""
-    """The default in words, where it depends on something."""
+    words = 'an http:// or https:// URL of printable ASCII, without a user or a fragment, or ""'
 
+    def read(self, text: str) -> str:
+        if text and not _is_http_url(text):
+            raise Unfit
+        return text
 
-class ListOf(NamedTuple):
-    """A list of values of one kind."""
-
-    kind: Kind
-    example: str
+    def show(self, text: str) -> str:
+        return "another text"
 
 
-class Group(NamedTuple):
-    """A section with keys of its own; an ``optional`` one is None when absent; ``omit`` names keys it lacks here."""
+class Pattern(Kind):
+    """A regular expression as Python's ``re`` has them; ``""`` is none."""
 
-    section: type
-    optional: bool = False
-    omit: frozenset[str] = frozenset()
+    words = 'a regular expression of at most 1024 characters, or ""'
+
+    def read(self, text: str) -> str:
+        if len(text) > 1024:
+            raise Unfit
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # what it only warns of will mean something else one day
+                re.compile(text)
+        except (re.error, Warning, OverflowError, RecursionError):
+            raise Unfit from None
+        return text
 
 
-class Groups(NamedTuple):
-    """A list of sections."""
+class HostName(Kind):
+    """The name of a host, or its IP address; lower-case once read."""
 
-    section: type
+    words = "a host name or IP address without a port"
+
+    def read(self, text: str) -> str:
+        name = text.lower()
+        if len(name) > 253 or not (_HOST.fullmatch(name) or _is_ip(name)):
+            raise Unfit
+        return name
 
 
 def cores() -> int:
@@ -316,3 +362,22 @@ def _is_store_url(text: str) -> bool:
 
 def _is_database(query: Mapping[str, list[str]]) -> bool:
     return not query or re.fullmatch(r"[0-9]{1,4}", query.get("db", [""])[0], re.ASCII) is not None
+
+
+def _is_http_url(text: str) -> bool:
+    try:
+        url = urllib.parse.urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    plain = re.fullmatch(r"[!-~]{1,2048}", text) is not None and "#" not in text and "@" not in url.netloc
+    return plain and url.scheme in ("http", "https") and bool(url.hostname) and port != 0
+
+
+def _is_ip(text: str) -> bool:
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        version = ipaddress.ip_address(bare).version
+    except ValueError:
+        return False
+    return (version == 6) == (bare is not text)

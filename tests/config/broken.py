@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from rt.config import Namespace
-from rt.config.schema import NAMESPACE_NAME, keys
+from rt.config.channel import NAMESPACE_NAME
+from rt.config.section import keys
 
 SET = "a variable that is set, or $${ for a plain ${"
 READABLE = "a readable file with a secret in UTF-8"
-SECTIONS = "server, redis, client, http_api, delivery, channel, limits"
+SECTIONS = "server, redis, client, http_api, delivery, channel, limits, tenants"
 DURATION = "such as 300s, 5m or 250ms"
 SIZE = "such as 64KiB, 1MiB or a number of bytes"
 PORT = "a whole number from 1 to 65535"

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from rt.config import Channel, Config, Namespace, Redis, Token
-from rt.config.schema import Section, keys
-from rt.config.values import Group, Groups, Kind
+from rt.config.section import Group, Groups, Section, keys
+from rt.config.values import Kind
 
 
 def sections() -> list[type[Section]]:
