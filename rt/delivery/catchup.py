@@ -14,7 +14,7 @@ from rt.delivery.subscription import State
 from rt.errors import INTERNAL, Refused, StoreError
 from rt.protocol.bridge import Gap, Missing, bridge, cut, fits
 from rt.protocol.publication import NOWHERE, Page, Position, Publication
-from rt.protocol.wires import SDK, Item, Told
+from rt.protocol.wires import Item, Told
 
 if TYPE_CHECKING:
     from rt.delivery.channel import Channel
@@ -216,7 +216,7 @@ async def _fetch(subscription: Subscription, positions: list[Position], legs: li
 def _give(subscription: Subscription, legs: list[Leg]) -> None:
     """Write a page of what was found, below the low watermark, and go on when it is out."""
     feed = subscription.feed
-    if any(leg.gap for leg in legs) and subscription.members.wire is SDK and subscription.positioned:
+    if any(leg.gap for leg in legs) and not subscription.members.wire.tells and subscription.positioned:
         subscription.outbox.owner.lost(subscription)
         return
     before = subscription.positions

@@ -66,7 +66,7 @@ def admit(hub: Hub, request: Request) -> Admission:
     for name, namespace in zip(names, namespaces, strict=True):
         if name not in granted:
             channels.may_subscribe(name, namespace, who)
-    since, recovering = _since(request.since, namespaces)
+    since, recovering = _since(request.since, names)
     return Admission(names, namespaces, since, recovering, identity.user, identity.expire_at)
 
 
@@ -86,14 +86,15 @@ def _granted(hub: Hub, given: Sequence[str], names: tuple[str, ...], user: str, 
     return found
 
 
-def _since(text: str, namespaces: tuple[Namespace, ...]) -> tuple[list[Position | None], bool]:
+def _since(text: str, names: tuple[str, ...]) -> tuple[list[Position | None], bool]:
     """Where to begin in each channel. A cursor that is none must not be taken for a wish to begin now."""
     if not text:
-        return [None] * len(namespaces), False
+        return [None] * len(names), False
     try:
-        return cursor.decode(text, len(namespaces)), True
+        found = cursor.decode(text, names)
+        return [found.get(name) for name in names], True
     except cursor.CursorError:
-        return [NOT_A_POSITION] * len(namespaces), True
+        return [NOT_A_POSITION] * len(names), True
 
 
 class PlainConnection(Connection):

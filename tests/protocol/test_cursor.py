@@ -12,6 +12,25 @@ from rt.protocol.publication import Position
 
 epochs = st.text("abcXYZ019_-", min_size=1, max_size=32)
 positions = st.builds(Position, epochs, st.integers(0, cursor.MAX_OFFSET))
+names = st.text(min_size=1, max_size=12).filter(lambda name: name.isprintable())
+named = st.dictionaries(names, st.none() | positions, min_size=1, max_size=20)
+
+
+def places(count: int) -> list[str]:
+    """The channels of a request."""
+    return [f"c{place}" for place in range(count)]
+
+
+def read(text: str, count: int) -> list[Position | None]:
+    """A cursor by place, read back."""
+    return list(cursor.decode(text, places(count)).values())
+
+
+def written(wanted: dict[str, Position | None]) -> str:
+    """A cursor by name."""
+    return ",".join(cursor.mark(name) + cursor.entry(position) for name, position in wanted.items())
+
+
 lists = st.lists(st.none() | positions, min_size=1, max_size=cursor.MAX_CHANNELS)
 
 
@@ -30,7 +49,7 @@ lists = st.lists(st.none() | positions, min_size=1, max_size=cursor.MAX_CHANNELS
 )
 def test_a_cursor_is_read_and_written(text: str, expected: list[Position | None]) -> None:
     """Each list of positions has one spelling."""
-    assert cursor.decode(text, len(expected)) == expected
+    assert read(text, len(expected)) == expected
     assert cursor.encode(expected) == text
 
 
@@ -45,7 +64,7 @@ def test_every_list_of_positions_comes_back(wanted: list[Position | None]) -> No
     """Encoding loses nothing, and stays below the bound that decoding has."""
     text = cursor.encode(wanted)
     assert len(text) <= cursor.MAX_TEXT
-    assert cursor.decode(text, len(wanted)) == wanted
+    assert read(text, len(wanted)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -93,7 +112,7 @@ def test_every_list_of_positions_comes_back(wanted: list[Position | None]) -> No
 def test_anything_else_is_refused(text: str) -> None:
     """One channel, and a text that is not exactly one position in its one spelling."""
     with pytest.raises(CursorError) as caught:
-        cursor.decode(text, 1)
+        read(text, 1)
     assert text not in str(caught.value) or len(text) < 4
 
 
@@ -101,14 +120,14 @@ def test_anything_else_is_refused(text: str) -> None:
 def test_another_number_of_positions_is_refused(text: str, count: int) -> None:
     """A cursor is for the channels of the request, no more and no fewer."""
     with pytest.raises(CursorError):
-        cursor.decode(text, count)
+        read(text, count)
 
 
 def test_more_than_sixteen_channels_are_refused() -> None:
     """The bound holds in both directions."""
     seventeen = ",".join(["-"] * 17)
     with pytest.raises(CursorError, match="16"):
-        cursor.decode(seventeen, 17)
+        read(seventeen, 17)
     with pytest.raises(CursorError, match="16"):
         cursor.encode([None] * 17)
     with pytest.raises(CursorError, match="16"):
@@ -118,7 +137,7 @@ def test_more_than_sixteen_channels_are_refused() -> None:
 def test_a_long_text_is_refused_unread() -> None:
     """Beyond 1 KiB nothing is looked at."""
     with pytest.raises(CursorError, match="longer"):
-        cursor.decode("x.1," * 20000, 16)
+        read("x.1," * 20000, 16)
 
 
 @pytest.mark.parametrize(
@@ -131,12 +150,81 @@ def test_what_could_not_be_read_back_is_not_written(position: tuple[str, int]) -
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.text(max_size=80) | st.text("x.,-0129_", max_size=80), st.integers(-1, 20))
+@given(st.text(max_size=80) | st.text("x.,=%A-0129_", max_size=80), st.integers(-1, 20))
 def test_any_text_is_a_cursor_or_a_cursor_error(text: str, count: int) -> None:
     """Hostile text raises CursorError and nothing else; what is accepted is written the same way again."""
     try:
-        got = cursor.decode(text, count)
+        got = cursor.decode(text, places(count))
     except CursorError:
         return
-    assert len(got) == count
-    assert cursor.encode(got) == text
+    if "=" in text:
+        assert written(got) == text
+    else:
+        assert list(got) == places(count)
+        assert cursor.encode(list(got.values())) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a=x.3", {"a": Position("x", 3)}),
+        ("a=-", {"a": None}),
+        ("b=x.3,a=-", {"b": Position("x", 3), "a": None}),
+        ("chat:lobby=x.3", {"chat:lobby": Position("x", 3)}),
+        ("a%2Cb=x.3,a%3Db=y.1", {"a,b": Position("x", 3), "a=b": Position("y", 1)}),
+        ("%C3%A4=x.3", {"\u00e4": Position("x", 3)}),
+        ("%25=-", {"%": None}),
+    ],
+)
+def test_a_cursor_by_name_is_read_and_written(text: str, expected: dict[str, Position | None]) -> None:
+    """Whatever the request's own list is, the names say which position is whose."""
+    assert cursor.decode(text, places(3)) == expected
+    assert written(expected) == text
+
+
+@settings(deadline=None)
+@given(named)
+def test_every_named_position_comes_back(wanted: dict[str, Position | None]) -> None:
+    """Any name can be written, is ASCII then, and needs no escape in JSON."""
+    text = written(wanted)
+    assert text.isascii()
+    assert not set(text) & set('"\\\n ')
+    assert cursor.decode(text, []) == wanted
+    assert not cursor.fits(list(wanted)) or len(text) <= cursor.MAX_NAMED
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=",
+        "=x.1",
+        "a=",
+        "a=x",
+        "a=x.1,",
+        "a=x.1,x.1",
+        "a=x.1,a=x.2",
+        "a=b=x.1",
+        "%61=x.1",
+        "%2c=x.1",
+        "%=x.1",
+        "%FF=x.1",
+        "a b=x.1",
+        "\u00e4=x.1",
+        'a"=x.1',
+        "\ud800=x.1",
+        "a=x.01",
+    ],
+)
+def test_another_spelling_of_a_named_cursor_is_refused(text: str) -> None:
+    """A name that is no name, one twice, or one that could be written shorter."""
+    with pytest.raises(CursorError):
+        cursor.decode(text, ["a"])
+
+
+def test_a_long_named_cursor_is_refused_unread() -> None:
+    """The bound is the one that streams are held to when they grow."""
+    many = [f"chat:room{place}" for place in range(1000)]
+    assert not cursor.fits(many)
+    assert cursor.fits(many[:100])
+    with pytest.raises(CursorError, match="longer"):
+        cursor.decode(written(dict.fromkeys(many, Position("e" * 32, cursor.MAX_OFFSET))), [])
