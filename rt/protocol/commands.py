@@ -86,12 +86,16 @@ class Unsubscribe(_Request, frozen=True, gc=False):
 
 
 class Publish(_Request, frozen=True, gc=False):
-    """Publish ``data`` (raw JSON, empty when absent) into ``channel``. ``type`` other than 0 is not a stream."""
+    """Publish ``data`` (raw JSON, empty when absent) into ``channel``. ``type`` other than 0 is not a stream.
+
+    A repeat with the same ``idempotency_key`` publishes nothing more; stock clients send none.
+    """
 
     kind: ClassVar[str] = "publish"
     channel: str = ""
     data: msgspec.Raw = _ABSENT
     type: Int32 = 0
+    idempotency_key: str = ""
 
 
 class Presence(_Request, frozen=True, gc=False):
@@ -151,7 +155,7 @@ class Refresh(_Request, frozen=True, gc=False):
 
 
 class SubRefresh(_Request, frozen=True, gc=False):
-    """A fresh subscription token for ``channel``."""
+    """A fresh subscription token for ``channel``. ``type`` other than 0 is not about tokens, and not available here."""
 
     kind: ClassVar[str] = "sub_refresh"
     channel: str = ""
@@ -212,6 +216,7 @@ class _Envelope(msgspec.Struct, frozen=True, gc=False):
 
 _KINDS = _Envelope.__struct_fields__[1:]
 _LINE = msgspec.json.Decoder(_Envelope)
+_CONNECT = msgspec.json.Decoder(Connect)
 _OUTLINE = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ID = msgspec.json.Decoder(Uint32)
 
@@ -274,6 +279,18 @@ def decode(line: bytes) -> Command:
     if not getattr(request, "channel", True):
         raise errors.Closing(errors.BAD_COMMAND, "a command names no channel")
     return Command(envelope.id, request)
+
+
+def decode_connect(body: bytes) -> Connect:
+    """The request that a unidirectional stream begins with: a connect without the command around it.
+
+    Such a stream has no replies, so whatever is wrong with it closes: :class:`errors.Closing` (3501), and nothing else
+    whatever the bytes are.
+    """
+    try:
+        return _CONNECT.decode(body)
+    except (ValueError, RecursionError):
+        raise errors.Closing(errors.BAD_COMMAND, "not a connect request") from None
 
 
 def _wrong_type(line: bytes) -> BadCommand | errors.Closing:

@@ -7,6 +7,7 @@ import string
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from rt.protocol.commands import History, Since, Subscribe
 
 @dataclass(frozen=True)
 class Namespace:
-    """A namespace in which nothing is allowed, but with history."""
+    """A namespace in which nothing is allowed, but with history and presence."""
 
     name: str = ""
     history: bool = True
@@ -30,6 +31,13 @@ class Namespace:
     allow_positioning: bool = False
     force_recovery: bool = False
     allow_recovery: bool = False
+    force_recovery_mode: Literal["stream", "cache"] = "stream"
+    auto_cache_recover: bool = False
+    presence: bool = True
+    join_leave: bool = False
+    force_push_join_leave: bool = False
+    channel_regex: str = ""
+    allow_user_limited_channels: bool = False
     allow_subscribe_for_client: bool = False
     allow_subscribe_for_anonymous: bool = False
     allow_publish_for_subscriber: bool = False
@@ -38,6 +46,9 @@ class Namespace:
     allow_history_for_subscriber: bool = False
     allow_history_for_client: bool = False
     allow_history_for_anonymous: bool = False
+    allow_presence_for_subscriber: bool = False
+    allow_presence_for_client: bool = False
+    allow_presence_for_anonymous: bool = False
 
 
 @dataclass(frozen=True)
