@@ -7,12 +7,30 @@ import hashlib
 import hmac
 import json
 import time
+from dataclasses import dataclass
 from typing import Any
 
 KEY = "an-hmac-secret-of-the-tests-0123456789abcdef"
 PREVIOUS_KEY = "the-hmac-secret-before-it-0123456789abcdef0"
 
 HASHES = {"HS256": "sha256", "HS384": "sha384", "HS512": "sha512"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The ``client.token`` part of a configuration."""
+
+    hmac_secret_key: str = ""
+    hmac_previous_secret_key: str = ""
+    rsa_public_key: str = ""
+    ecdsa_public_key: str = ""
+    jwks_public_endpoint: str = ""
+    audience: str = ""
+    audience_regex: str = ""
+    issuer: str = ""
+    issuer_regex: str = ""
+    user_id_claim: str = ""
+    leeway: float = 0.0
 
 
 def encode(part: bytes) -> str:

@@ -18,18 +18,9 @@ from rt import errors
 from rt.errors import Close, Error
 from rt.protocol import tokens
 from rt.protocol.tokens import Grant, Identity, TokenExpired, TokenInvalid, Verifier
-from tests.tokens import KEY, PREVIOUS_KEY, encode, sign
+from tests.tokens import KEY, PREVIOUS_KEY, Settings, encode, sign
 
 NOW = 1_700_000_000.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The ``client.token`` part of a configuration."""
-
-    hmac_secret_key: str = KEY
-    hmac_previous_secret_key: str = PREVIOUS_KEY
-    leeway: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +32,7 @@ class Policy:
     disallow_anonymous_connection_tokens: bool = False
 
 
-VERIFIER = Verifier(Settings())
+VERIFIER = Verifier(Settings(KEY, PREVIOUS_KEY))
 PEM = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
 
 
@@ -73,7 +64,7 @@ def signed(body: bytes) -> str:
         ({"sub": "42", "exp": 10**300}, Identity("42", b"", 2.0**53)),
         ({"sub": "42", "nbf": NOW}, Identity("42")),
         ({"sub": "42", "nbf": -(2**70)}, Identity("42")),
-        ({"sub": "42", "iat": NOW + 9999}, Identity("42")),
+        ({"sub": "42", "iat": NOW + 9999}, Identity("42", issued_at=NOW + 9999)),
         ({"sub": "42", "aud": ["a"], "iss": "b", "jti": 1, "future": {}}, Identity("42")),
         ({"sub": "42", "exp": NOW + 9, "expire_at": NOW + 99}, Identity("42", b"", NOW + 99)),
         ({"sub": "42", "exp": NOW + 9, "expire_at": 0}, Identity("42")),
@@ -126,7 +117,7 @@ def test_expired(claims: dict[str, Any]) -> None:
 )
 def test_leeway(claims: dict[str, Any], good: bool) -> None:
     """Clocks may be apart by the leeway, both ways."""
-    verifier = Verifier(Settings(leeway=5))
+    verifier = Verifier(Settings(KEY, leeway=5))
     if good:
         assert tokens.identify(sign(claims), verifier, Policy(), NOW).user == ""
     else:
@@ -348,7 +339,7 @@ def test_an_anonymous_grant() -> None:
 def test_tokens_to_try_out() -> None:
     """What we sign we accept, until it is over; any JWT library reads it."""
     token = tokens.connection_token("42", KEY, now=NOW, ttl=60)
-    assert VERIFIER.connection(token, NOW + 59) == Identity("42", b"", NOW + 60)
+    assert VERIFIER.connection(token, NOW + 59) == Identity("42", b"", NOW + 60, issued_at=NOW)
     with pytest.raises(TokenExpired):
         VERIFIER.connection(token, NOW + 60)
     token = tokens.subscription_token("42", "chat:1", KEY, now=NOW)
