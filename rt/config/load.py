@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from rt.config import environment, reader, rules, source
+from rt.config import environment, judge, reader, source
+from rt.config.finding import Draft
 from rt.config.problem import ConfigError, Place, Problem
 from rt.config.schema import Config
 from rt.config.section import Group
@@ -35,7 +36,7 @@ def parse(data: bytes, file: str, env: Mapping[str, str] | None = None) -> Confi
     config: Config = read.section(Group(Config), tree, "")
     problems += read.problems
     failed = read.failed
-    for finding in rules.findings(rules.Draft(config, read.places, read.written)):
+    for finding in judge.findings(Draft(config, read.places, read.written)):
         if not any(_covers(bad, path) for bad in failed for path in (finding.path, *finding.needs)):
             place = _place(read.places, finding.path, finding.needs) or Place(file, 1 if data else 0)
             problems.append(Problem(place.file, place.line, finding.path, finding.found, finding.allowed))

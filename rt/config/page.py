@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rt.config import rules
+from rt.config import rules, tenant_rules
+from rt.config.finding import Rule
 from rt.config.manual import Entry, describe
 from rt.config.schema import Config
 from rt.config.section import keys
@@ -57,6 +58,14 @@ _RULES = """\
 ## What must hold between keys
 """
 
+_TENANTS = """
+## What must hold between tenants
+
+The sections of a tenant are made of the keys that it sets itself and, for all others, of those of the top level; a
+list that it sets takes the place of the top level's. All rules above hold for what comes out, for each tenant, and of
+the top level only for what a tenant inherits.
+"""
+
 _PRODUCTION = """
 ## What `mode: production` adds
 """
@@ -64,8 +73,8 @@ _PRODUCTION = """
 
 def markdown() -> str:
     """The text of docs/config.md."""
-    parts = [_HEAD, *_tables(), _RULES, *_sentences(rules.RULES), _PRODUCTION, *_sentences(rules.PRODUCTION), ""]
-    return "\n".join(parts)
+    parts = [_HEAD, *_tables(), _RULES, *_sentences(rules.RULES), _TENANTS, *_sentences(tenant_rules.RULES)]
+    return "\n".join([*parts, _PRODUCTION, *_sentences(rules.PRODUCTION), ""])
 
 
 def _tables() -> Iterator[str]:
@@ -90,5 +99,5 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
-def _sentences(these: tuple[rules.Rule, ...]) -> Iterator[str]:
+def _sentences(these: tuple[Rule, ...]) -> Iterator[str]:
     return (f"- {(rule.__doc__ or '').strip()}" for rule in these)

@@ -8,46 +8,18 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 from jwt.algorithms import HMACAlgorithm
 from jwt.exceptions import InvalidKeyError
 
-from rt.config.channel import Namespace
-from rt.config.problem import Place, shown
+from rt.config.finding import Draft, Finding, Rule
+from rt.config.problem import shown
 from rt.config.reader import read_small
-from rt.config.schema import Config
 
 HMAC_KEY_SIZE = 32
 API_KEY_SIZE = 16
-
-
-class Finding(NamedTuple):
-    """A broken rule: the key to point at, what was found, what is expected; ``needs`` are the other keys involved."""
-
-    path: str
-    found: str
-    allowed: str
-    needs: tuple[str, ...] = ()
-
-
-class Draft(NamedTuple):
-    """A config whose values fit one by one. What was written has a place and (a scalar) a value, by path."""
-
-    config: Config
-    places: Mapping[str, Place]
-    written: Mapping[str, Any]
-
-    def namespaces(self) -> Iterator[tuple[str, Namespace]]:
-        """Every namespace, with its path."""
-        yield "channel.without_namespace", self.config.channel.without_namespace
-        for index, namespace in enumerate(self.config.channel.namespaces):
-            yield f"channel.namespaces[{index}]", namespace
-
-
-Rule = Callable[[Draft], Iterator[Finding]]
 
 
 def ports_differ(draft: Draft) -> Iterator[Finding]:
@@ -138,11 +110,51 @@ def history_needed(draft: Draft) -> Iterator[Finding]:
 def anonymous_too(draft: Draft) -> Iterator[Finding]:
     """A permission `..._for_anonymous` goes with the same one `..._for_client`."""
     for path, namespace in draft.namespaces():
-        for verb in ("subscribe", "publish", "history"):
+        for verb in ("subscribe", "publish", "history", "presence"):
             client = f"allow_{verb}_for_client"
             if getattr(namespace, f"allow_{verb}_for_anonymous") and not getattr(namespace, client):
                 found, allowed = f"true without {client}", f"{client}: true beside it"
                 yield Finding(f"{path}.allow_{verb}_for_anonymous", found, allowed, (f"{path}.{client}",))
+
+
+def cache_begins_with_newest(draft: Draft) -> Iterator[Finding]:
+    """`auto_cache_recover` goes with `force_recovery` and `force_recovery_mode: cache`."""
+    for path, namespace in draft.namespaces():
+        if namespace.auto_cache_recover and not (namespace.force_recovery and namespace.force_recovery_mode == "cache"):
+            needs = tuple(f"{path}.{name}" for name in ("force_recovery", "force_recovery_mode", "history_size"))
+            allowed = "force_recovery: true and force_recovery_mode: cache beside it"
+            yield Finding(f"{path}.auto_cache_recover", "true without them", allowed, needs)
+
+
+def presence_renewed_in_time(draft: Draft) -> Iterator[Finding]:
+    """`client.presence_update_interval` is at most half of `redis.presence_ttl`."""
+    interval, ttl = draft.config.client.presence_update_interval, draft.config.redis.presence_ttl
+    if interval > ttl / 2:
+        found, allowed = f"{interval:g}s", f"at most half of redis.presence_ttl ({ttl:g}s)"
+        yield Finding("client.presence_update_interval", found, allowed, ("redis.presence_ttl",))
+
+
+def personal_channel_exists(draft: Draft) -> Iterator[Finding]:
+    """Personal channels are in a namespace of the config; `single_connection` needs `presence` there."""
+    path, personal = "client.subscribe_to_user_personal_channel", draft.config.client.subscribe_to_user_personal_channel
+    name = personal.personal_channel_namespace
+    namespace = draft.config.channel.namespace(name)
+    needs = (f"{path}.personal_channel_namespace", f"{path}.enabled", "channel.namespaces")
+    if personal.enabled and namespace is None:
+        yield Finding(needs[0], name, "the name of one of channel.namespaces", needs[1:])
+    if personal.enabled and namespace is not None and personal.single_connection and not namespace.presence:
+        where = next(key for key, its in draft.namespaces() if its is namespace)
+        allowed = f"presence: true in {where}"
+        yield Finding(f"{path}.single_connection", "true without presence", allowed, (f"{where}.presence", *needs))
+
+
+def exact_or_regex(draft: Draft) -> Iterator[Finding]:
+    """A token's audience and issuer are given exactly or by a regular expression, not both."""
+    token = draft.config.client.token
+    for name in ("audience", "issuer"):
+        if getattr(token, name) and getattr(token, f"{name}_regex"):
+            path = f"client.token.{name}"
+            yield Finding(f"{path}_regex", f"{name} beside it", "one of them", (path,))
 
 
 def hmac_keys_are_secrets(draft: Draft) -> Iterator[Finding]:
@@ -176,6 +188,8 @@ def store_settings_apply(draft: Draft) -> Iterator[Finding]:
     if not redis.url.startswith("rediss:"):
         set_for_tls = {"ca_file": redis.tls.ca_file is not None, "verify": not redis.tls.verify}
         for name in (name for name, is_set in set_for_tls.items() if is_set):
+            if f"redis.tls.{name}" in draft.inherited:
+                continue  # meant for the store of the top level
             yield Finding(f"redis.tls.{name}", "a store without TLS", "a rediss:// url beside it", ("redis.url",))
 
 
@@ -235,11 +249,13 @@ def origins_named(draft: Draft) -> Iterator[Finding]:
 
 
 def keys_strong(draft: Draft) -> Iterator[Finding]:
-    """Token keys have at least 32 bytes, the API key 16; only a server for anonymous users may lack a token key."""
+    """HMAC keys have at least 32 bytes, the API key 16; only a server for anonymous users may lack a token key."""
     client, api = draft.config.client, draft.config.http_api
-    token, anonymous = client.token, client.allow_anonymous_connect_without_token
+    token = client.token
+    public = token.rsa_public_key or token.ecdsa_public_key or token.jwks_public_endpoint
+    keyless = client.allow_anonymous_connect_without_token or bool(public)
     secrets = [
-        ("client.token.hmac_secret_key", token.hmac_secret_key, HMAC_KEY_SIZE, anonymous),
+        ("client.token.hmac_secret_key", token.hmac_secret_key, HMAC_KEY_SIZE, keyless),
         ("client.token.hmac_previous_secret_key", token.hmac_previous_secret_key, HMAC_KEY_SIZE, True),
         ("http_api.key", api.key, API_KEY_SIZE, False),
     ]
@@ -266,17 +282,14 @@ RULES: tuple[Rule, ...] = (
     history_whole,
     meta_outlives,
     history_needed,
+    cache_begins_with_newest,
     anonymous_too,
+    presence_renewed_in_time,
+    personal_channel_exists,
+    exact_or_regex,
     hmac_keys_are_secrets,
     previous_key_has_successor,
     store_settings_apply,
     certificates_load,
 )
 PRODUCTION: tuple[Rule, ...] = (not_insecure, origins_named, keys_strong, store_checked)
-
-
-def findings(draft: Draft) -> Iterator[Finding]:
-    """Every broken rule of the config's mode."""
-    production = draft.config.server.mode == "production"
-    for rule in (*RULES, *PRODUCTION) if production else RULES:
-        yield from rule(draft)

@@ -1,0 +1,72 @@
+"""Which rules a config breaks: as a whole without tenants, else each tenant's settings and what is between tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+from rt.config import rules, tenant_rules
+from rt.config.finding import Draft, Finding
+from rt.config.schema import INHERITED
+
+_V = TypeVar("_V")
+
+
+def findings(draft: Draft) -> Iterator[Finding]:
+    """Every broken rule of the config's mode, each once.
+
+    With tenants the top level is judged as they inherit it: what all of them set themselves need not hold there.
+    """
+    production = draft.config.server.mode == "production"
+    if not draft.config.tenants:
+        yield from _broken(draft, production)
+        return
+    # The top level is where connections begin whose tenant is not known yet.
+    found = list(rules.not_insecure(draft)) if production else []
+    for index in range(len(draft.config.tenants)):
+        found += _of_tenant(draft, index, production)
+    for rule in tenant_rules.RULES:
+        found += rule(draft)
+    yield from dict.fromkeys(found)
+
+
+def _broken(draft: Draft, production: bool) -> Iterator[Finding]:
+    for rule in (*rules.RULES, *rules.PRODUCTION) if production else rules.RULES:
+        yield from rule(draft)
+
+
+def _of_tenant(draft: Draft, index: int, production: bool) -> Iterator[Finding]:
+    """What is wrong with one tenant's settings. What it inherited as a whole is told at the top level."""
+    prefix = f"tenants[{index}]."
+    own = _below(draft.places, prefix)
+    places, written = _over(draft.places, own, own), _over(draft.written, _below(draft.written, prefix), own)
+    config = draft.config.of(draft.config.tenants[index])
+    view = Draft(config, places, written, frozenset(places.keys() - own.keys()))
+    for finding in _broken(view, production):
+        keys = (finding.path, *finding.needs)
+        owned = {key for key in keys if _is_own(key, own)}
+        missing = finding.path.startswith(INHERITED) and not any(key in places for key in keys)
+        if owned or missing:
+            # A key that is inherited counts as involved, so that nothing follows from a mistake in it.
+            needs = [prefix + key if key in owned else key for key in keys]
+            finding = finding._replace(path=prefix + finding.path, needs=tuple(needs))
+        yield finding
+
+
+def _below(by_path: Mapping[str, _V], prefix: str) -> dict[str, _V]:
+    return {path.removeprefix(prefix): value for path, value in by_path.items() if path.startswith(prefix)}
+
+
+def _over(top: Mapping[str, _V], below: Mapping[str, _V], own: Mapping[str, object]) -> dict[str, _V]:
+    """What counts for a tenant; of a list that it writes itself nothing is left of the top level's."""
+    return {path: value for path, value in top.items() if not _in_list(path, own)} | dict(below)
+
+
+def _in_list(path: str, own: Mapping[str, object]) -> bool:
+    name, bracket, _ = path.partition("[")
+    return bool(bracket) and name in own
+
+
+def _is_own(path: str, own: Mapping[str, object]) -> bool:
+    """Whether the tenant wrote the key, something in it, or the list that it is in."""
+    return _in_list(path, own) or any(key == path or key.startswith((f"{path}.", f"{path}[")) for key in own)
