@@ -3,35 +3,43 @@ end."""
 
 from __future__ import annotations
 
-import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from math import inf
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from rt.delivery.catchup import catch_up
 from rt.delivery.outbox import Outbox, Sink
 from rt.delivery.subscription import State, Subscription
-from rt.errors import CONNECTION_EXPIRED, GONE, NORMAL, SLOW, Close, Closing
+from rt.errors import CONNECTION_EXPIRED, GONE, NORMAL, SLOW, Close, Closing, Unsubscribe
 
 if TYPE_CHECKING:
+    import asyncio
+
     from rt.delivery.hub import Hub
     from rt.delivery.wheel import Alarm
     from rt.protocol.dialog import Heartbeat
+    from rt.protocol.options import Terms
+    from rt.protocol.publication import Position
     from rt.protocol.wires import Wire
+
+Deferred = Callable[[], object]
+"""Something to be done when the connection is live."""
 
 
 class Connection(ABC):
-    """``subscriptions`` by channel (for a stream: one, under any key). ``id`` is unguessable and unique."""
+    """``subscriptions`` by channel (for a stream: one, under any key). ``id`` is unguessable and unique. ``info`` is
+    what its user is shown with, raw JSON or nothing."""
 
     __slots__ = (
         "_alarm",
-        "_expires",
+        "_deferred",
+        "_end",
         "closed",
         "heartbeat",
         "hub",
         "id",
+        "info",
         "on_beat",
         "outbox",
         "subscriptions",
@@ -44,13 +52,15 @@ class Connection(ABC):
         self.wire = wire
         self.id = str(uuid.uuid4())
         self.user = ""
+        self.info = b""
         self.outbox = Outbox(sink, self)
         self.subscriptions: dict[str, Subscription] = {}
         self.heartbeat: Heartbeat | None = None
         self.closed = False
         self.on_beat: Callable[[], None] | None = None  # for the door, once per heartbeat
-        self._expires = inf
+        self._end: Alarm | None = None  # of the right to be connected
         self._alarm: Alarm | None = None
+        self._deferred: list[Deferred] | None = None
         hub.connections.add(self)
         hub.metrics.connected(wire.name)
 
@@ -94,22 +104,96 @@ class Connection(ABC):
             if subscription.state is State.BEHIND:
                 catch_up(subscription)
 
+    @property
+    def session(self) -> str:
+        """The secret by which the server API may mean this connection; empty for most, which are told none."""
+        return ""
+
+    @property
+    def channels(self) -> Iterable[str]:
+        """The names of the channels it follows."""
+        return self.subscriptions
+
+    @property
+    def ping(self) -> bytes:
+        """What a heartbeat sends."""
+        return self.wire.ping
+
+    def identified(self, user: str, info: bytes) -> None:
+        """It is known who it is: from now on what the backend says to its user is said to it."""
+        self.hub.leave(self)
+        self.user, self.info = user, info
+        self.hub.users.setdefault(user, set()).add(self)
+
     @abstractmethod
     def lost(self, subscription: Subscription) -> None:
         """What the subscription needs next is lost, so it cannot go on as it is."""
 
+    # What the backend says
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self.heartbeat is not None and not self.closed
+
+    def when_live(self, deferred: Deferred) -> object:
+        """Do it now, or as soon as the connection is live."""
+        if self.is_live:
+            return deferred()
+        if self._deferred is None:
+            self._deferred = []
+        self._deferred.append(deferred)
+        return None
+
+    @abstractmethod
+    def subscribe_by_server(self, name: str, terms: Terms, since: Position | None) -> asyncio.Future[None] | None:
+        """The backend subscribes it to ``name``, which may be followed already; from ``since`` on, if that is still
+        there. The future is done when it is live, None when it is at once."""
+
+    @abstractmethod
+    def unsubscribe_by_server(self, name: str, reason: Unsubscribe) -> None:
+        """The backend ends its following of ``name`` (all channels where that is empty)."""
+
+    def refreshed(self, expire_at: float | None, info: bytes | None) -> None:
+        """The backend has renewed its right to be connected; whoever can be told is told."""
+        self.renewed(expire_at, info)
+
+    def renewed(self, expire_at: float | None, info: bytes | None) -> None:
+        """Its right to be connected ends at another time (None: never), and it may be shown with another ``info``."""
+        self._expires(expire_at)
+        if info is not None and info != self.info:
+            self.info = info
+            self.hub.presence.changed(self)
+
     # Time
 
     def live(self, heartbeat: Heartbeat, expire_at: float | None) -> None:
-        """It has begun: from now on it is pinged, and closed at its token's end (``expire_at``, seconds since 1970)."""
+        """It is live: from now on it is pinged, and closed when its right ends (``expire_at``, seconds since 1970)."""
         self.heartbeat = heartbeat
-        if expire_at is not None:
-            self._expires = self.hub.now() + expire_at + self.hub.config.client.token.leeway - time.time()
+        self._expires(expire_at)
         self._wake()
+
+    def begun(self) -> None:
+        """Do what was put off until it is live; its first message is written."""
+        deferred, self._deferred = self._deferred, None
+        for do in deferred or ():
+            do()
+
+    def _expires(self, expire_at: float | None) -> None:
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        if expire_at is not None:
+            client = self.hub.config.client
+            moment = expire_at + client.token.leeway + client.expired_close_delay
+            self._end = self.hub.expiry.at(moment, self._expired)
+
+    def _expired(self, now: float) -> None:
+        self.close(CONNECTION_EXPIRED)
 
     def _wake(self) -> None:
         assert self.heartbeat is not None
-        self.wake_at(min(self.heartbeat.due(), self._expires))
+        self.wake_at(self.heartbeat.due())
 
     def wake_at(self, moment: float) -> None:
         """Have :meth:`tick` called then, instead of whenever it was to be."""
@@ -118,21 +202,28 @@ class Connection(ABC):
         self._alarm = self.hub.wheel.at(moment, self.tick)
 
     def tick(self, now: float) -> None:
-        """Send a ping that is due; close a peer that has not answered one, or whose token has expired."""
+        """Send a ping that is due; close a peer that has not answered one."""
         heartbeat = self.heartbeat
         if self.closed or heartbeat is None:
             return
         try:
-            if now >= self._expires:
-                raise Closing(CONNECTION_EXPIRED)
             if self.on_beat is not None:
                 self.on_beat()
             if heartbeat.beat(now):
-                self.outbox.write(self.wire.ping)
+                self.outbox.write(self.ping)
         except Closing as closing:
             self.close(closing.close)
         if not self.closed:
             self._wake()
+
+    def move(self, hub: Hub) -> None:
+        """Before anything has begun: it is of another hub. The one that it leaves only opened the door to it."""
+        self.hub.connections.discard(self)
+        self.hub.leave(self)
+        self.hub.metrics.moved(self.wire.name)
+        self.hub = hub
+        hub.connections.add(self)
+        hub.metrics.connected(self.wire.name)
 
     # The end
 
@@ -145,11 +236,19 @@ class Connection(ABC):
         if self.closed:
             return
         self.closed = True
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self.hub.connections.discard(self)
-        self.hub.metrics.disconnected(self.wire.name, close)
+        for alarm in (self._alarm, self._end):
+            if alarm is not None:
+                alarm.cancel()
+        self._deferred = None
+        hub = self.hub
+        hub.connections.discard(self)
+        hub.leave(self)
+        hub.metrics.disconnected(self.wire.name, close)
+        for name in self.channels:
+            hub.presence.leave(name, self)
         for subscription in self.subscriptions.values():
+            if subscription.right is not None and subscription.right.end is not None:
+                subscription.right.end.cancel()
             subscription.feed.leave(subscription)
         self.subscriptions.clear()
         if heard:

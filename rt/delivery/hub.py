@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from rt.delivery import control
 from rt.delivery.catchup import Limit, catch_up
 from rt.delivery.channel import Channel
+from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
-from rt.delivery.wheel import Wheel
-from rt.errors import SHUTDOWN, Refused, StoreError
+from rt.delivery.presence import Presence
+from rt.errors import SHUTDOWN, Close, Refused, StoreError
 from rt.protocol.channels import Namespaces
-from rt.protocol.publication import Publication
+from rt.protocol.publication import Change, Publication
 from rt.protocol.tokens import Verifier
 
 if TYPE_CHECKING:
@@ -28,30 +30,67 @@ if TYPE_CHECKING:
     from rt.config import Config, Namespace
     from rt.delivery.connection import Connection
     from rt.delivery.subscription import Subscription
-    from rt.metrics import Latency, Metrics
+    from rt.delivery.wheel import Wheel
+    from rt.metrics import Latency, TenantMetrics
+    from rt.protocol.keys import KeySet
 
 log = logging.getLogger("rt.delivery")
 
 T = TypeVar("T")
 
 CHECKS_AT_ONCE = 500  # positions read from the store in one go when all are checked
+TOUCH = 5.0  # seconds between two looks whether there are sessions to renew, while they are switched off
+TOUCHES_AT_ONCE = 500  # sessions renewed by one call
 CLOSES_AT_ONCE = 200  # connections told to leave between two turns of the loop at shutdown
 
 
-class Hub:
-    """One per worker. ``node`` is the worker's name, as clients see it."""
+Choose = Callable[[str], "Hub"]
+"""Finds the hub of a connection by its token, where the door could not know it. Raises Closing (3500)."""
 
-    def __init__(self, config: Config, broker: Broker, metrics: Metrics, *, node: str) -> None:
+
+class KeySource(Protocol):
+    """Where public keys come from that are not in the config."""
+
+    @property
+    def key_set(self) -> KeySet:
+        """What is known of them."""
+
+    async def fetch(self) -> None:
+        """Ask again, bounded in time and rate; whether it helped shows in ``key_set``."""
+
+
+class Hub:
+    """One per worker and tenant. ``node`` is the worker's name, as clients see it; ``wheel`` and ``keys`` belong to the
+    caller."""
+
+    def __init__(
+        self,
+        config: Config,
+        broker: Broker,
+        metrics: TenantMetrics,
+        *,
+        node: str,
+        wheel: Wheel,
+        keys: KeySource | None = None,
+        tenant: str = "default",
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.now = self.loop.time
+        self.wall = time.time
         self.broker = broker
         self.metrics = metrics
         self.tally = metrics.tally
         self.node = node
-        self.wheel = Wheel()
+        self.tenant = tenant
+        self.wheel = wheel
+        self.keys = keys
         self.channels: dict[str, Channel] = {}
-        self.feeds: dict[tuple[str, ...], Feed] = {}
+        self.feeds: dict[tuple[bool, tuple[str, ...]], Feed] = {}
         self.connections: set[Connection] = set()
+        self.users: dict[str, set[Connection]] = {}
+        self.claiming: set[str] = set()  # ids of connections that are to be their user's only one, not heard back yet
+        self.presence = Presence(self)
+        self.expiry = Expiry(wheel)
         self.leaving = False
         self._dirty: list[Feed] = []
         self._latencies: dict[tuple[str, str], Latency] = {}
@@ -64,28 +103,27 @@ class Hub:
         self.delivery = config.delivery
         self.page = max(config.client.recovery_max_publication_limit, 1)
         self.namespaces = Namespaces(config.channel)
-        self.verifier = Verifier(config.client.token)
+        self.verifier = Verifier(config.client.token, None if self.keys is None else self.keys.key_set)
+        self.keeps_sessions = config.client.session_ttl > 0
         self.limit = Limit(config.client.recovery_max_publication_limit, config.client.recovery_max_size)
 
     def start(self) -> None:
-        """Begin to keep time."""
-        self.wheel.start()
+        """Begin to look after what is due."""
+        self.expiry.start(self.now())
         self.wheel.at(self.now() + self.delivery.position_check_interval / 4, self._check_silent)
+        self._touch_sessions(self.now())
 
-    async def stop(self) -> None:
-        """Close every connection with 3001, a batch per turn of the loop, and end all that is under way."""
+    async def stop(self, close: Close = SHUTDOWN) -> None:
+        """Close every connection for this reason, a batch per turn of the loop, and end all that is under way."""
         self.leaving = True
         while self.connections:
             for connection in list(self.connections)[:CLOSES_AT_ONCE]:
-                connection.close(SHUTDOWN)
+                connection.close(close)
             await asyncio.sleep(0)
+        self.expiry.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def halt(self) -> None:
-        """Keep time no more; the last thing done here."""
-        self.wheel.stop()
 
     def reload(self, config: Config) -> None:
         """Take a new config. A channel whose history was switched on or off starts anew: its subscribers come back."""
@@ -115,6 +153,16 @@ class Hub:
         channel = self.channels.get(name)
         if channel is not None:
             channel.receive(publication)
+
+    def changed(self, name: str, change: Change) -> None:
+        """Somebody came to a channel or left it."""
+        channel = self.channels.get(name)
+        if channel is not None:
+            channel.changed(change)
+
+    def obey(self, body: bytes) -> bytes | asyncio.Future[bytes]:
+        """The backend says something to connections (see :mod:`rt.delivery.control`)."""
+        return control.obey(self, body)
 
     def emptied(self, name: str) -> None:
         """A channel's history was removed."""
@@ -146,14 +194,38 @@ class Hub:
             latency = self._latencies[key] = self.metrics.latency(namespace, transport)
         latency.observe((time.time_ns() // 1000 - publication.time) / 1e6, receivers)
 
+    # Users
+
+    def leave(self, connection: Connection) -> None:
+        """The connection is no longer one of its user's."""
+        mine = self.users.get(connection.user)
+        if mine is not None:
+            mine.discard(connection)
+            if not mine:
+                del self.users[connection.user]
+
+    def _touch_sessions(self, now: float) -> None:
+        """While somebody is connected, what the backend said to them is not forgotten."""
+        if self.leaving:
+            return
+        ttl = self.config.client.session_ttl
+        self.wheel.at(now + (ttl / 4 or TOUCH), self._touch_sessions)
+        if self.users and self.keeps_sessions and self.broker.sessions_used:
+            self.spawn(self._touch([user for user in self.users if user], ttl))
+
+    async def _touch(self, users: list[str], ttl: float) -> None:
+        for first in range(0, len(users), TOUCHES_AT_ONCE):
+            await self.broker.touch_sessions(users[first : first + TOUCHES_AT_ONCE], ttl)
+
     # Channels and feeds
 
-    def feed(self, names: tuple[str, ...], namespaces: tuple[Namespace, ...]) -> Feed:
-        """The feed of exactly these channels, in this order; made when nobody here follows it yet."""
-        feed = self.feeds.get(names)
+    def feed(self, names: tuple[str, ...], namespaces: tuple[Namespace, ...], *, named: bool = False) -> Feed:
+        """The feed of exactly these channels, in this order; made when nobody here follows it yet. ``named``: its
+        cursors name their channels."""
+        feed = self.feeds.get((named, names))
         if feed is None:
             channels = [self._channel(name, namespace) for name, namespace in zip(names, namespaces, strict=True)]
-            feed = self.feeds[names] = Feed(self, names, channels)
+            feed = self.feeds[named, names] = Feed(self, names, channels, named=named)
             for channel in channels:
                 channel.claims.add(feed)
             if all(channel.opened for channel in channels):
@@ -168,8 +240,8 @@ class Hub:
 
     def drop(self, feed: Feed) -> None:
         """The last subscription of the feed has left."""
-        if self.feeds.get(feed.key) is feed:
-            del self.feeds[feed.key]
+        if self.feeds.get((feed.named, feed.key)) is feed:
+            del self.feeds[feed.named, feed.key]
         for channel in feed.channels:
             channel.feeds.pop(feed, None)
             channel.claims.discard(feed)
@@ -193,8 +265,8 @@ class Hub:
         if self.channels.get(channel.name.text) is channel:
             del self.channels[channel.name.text]
         for feed in channel.claims:
-            if self.feeds.get(feed.key) is feed:
-                del self.feeds[feed.key]
+            if self.feeds.get((feed.named, feed.key)) is feed:
+                del self.feeds[feed.named, feed.key]
         self.broker.unsubscribe(channel.name.text)
 
     # Behind
@@ -237,6 +309,8 @@ class Hub:
 
     def _check_silent(self, now: float) -> None:
         """Now and then: a lost message of a silent channel shows in nothing else."""
+        if self.leaving:
+            return
         interval = self.delivery.position_check_interval
         silent = [c for c in self.channels.values() if c.opened and c.stored and now - c.checked_at > interval]
         if silent and (self._checking is None or self._checking.done()):

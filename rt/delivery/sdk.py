@@ -1,61 +1,68 @@
 """A connection that speaks the SDKs' protocol: commands in, replies and pushes out.
 
 Commands are carried out strictly in order. What needs no waiting is answered at once; a command that must wait for the
-store stops the reading of this connection until it is answered, which keeps the order and is the flow control. The
-replies of all commands that came together leave as one frame, before the next turn of any channel.
+store, or for the key of a token, stops the reading of this connection until it is answered, which keeps the order and
+is the flow control. The replies of all commands that came together leave as one frame, before the next turn of any
+channel.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from math import ceil
 from random import random
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rt import __version__, errors
-from rt.delivery import publishing
+from rt.delivery import asking, expiry, server_side
 from rt.delivery.catchup import Leg, at_once, join
-from rt.delivery.connection import Connection
-from rt.delivery.subscription import State, Subscription
+from rt.delivery.subscriber import Coming, Subscriber
+from rt.delivery.subscription import Right, State
 from rt.errors import Closing, Refused, StoreError
-from rt.protocol import channels, commands, replies, tokens
+from rt.protocol import channels, commands, frames, replies, tokens
 from rt.protocol.commands import BadCommand, Command
 from rt.protocol.dialog import Dialog, Heartbeat
 from rt.protocol.dialog import State as Stage
 from rt.protocol.frames import text_frame
-from rt.protocol.publication import Position
 from rt.protocol.wires import SDK
 
 if TYPE_CHECKING:
     import asyncio
 
-    from rt.broker import Published
-    from rt.delivery.hub import Hub
+    from rt.delivery.asking import Answer
+    from rt.delivery.hub import Choose, Hub
     from rt.delivery.outbox import Sink
-    from rt.protocol.publication import Page
-
-T = TypeVar("T")
+    from rt.protocol.tokens import Grant, Identity
 
 REFUSED_LINGER = 5.0  # seconds until a connection whose connect was refused is closed
 
 
-class SdkConnection(Connection):
-    """``waiting`` while a command waits for the store; what came in behind it is in the inbox, at most one read's
-    worth."""
+class Work(Protocol):
+    """A command that needs a token judged: done, or a rest that waits. ``fetched``: its key has been asked for."""
 
-    __slots__ = ("_channel_infos", "_dialog", "_inbox", "_info", "_replies", "waiting")
+    def __call__(self, *, fetched: bool) -> Coroutine[object, object, None] | None: ...
 
-    def __init__(self, hub: Hub, sink: Sink) -> None:
+
+class SdkConnection(Subscriber):
+    """``waiting`` while a command waits; what came in behind it is in the inbox, at most one read's worth.
+
+    ``native_ping``: the heartbeat is WebSocket's own. ``choose`` finds the hub by the token, where the door could not
+    know it.
+    """
+
+    __slots__ = ("_choose", "_dialog", "_granted", "_inbox", "_native_ping", "_replies", "waiting")
+
+    def __init__(self, hub: Hub, sink: Sink, *, native_ping: bool = False, choose: Choose | None = None) -> None:
         super().__init__(hub, sink, SDK)
         self.waiting = False
+        self._choose = choose
+        self._native_ping = native_ping
         self._dialog = Dialog()
+        self._granted: frozenset[str] = frozenset()  # channels that the token subscribes to
         self._inbox: deque[bytes] = deque()
         self._replies: list[bytes] = []
-        self._info = b""
-        self._channel_infos: dict[str, bytes] = {}  # of the few subscriptions whose token has one
         self.wake_at(hub.now() + hub.config.client.stale_close_delay)
 
     # In and out
@@ -63,6 +70,10 @@ class SdkConnection(Connection):
     @property
     def busy(self) -> bool:
         return self.waiting or super().busy
+
+    @property
+    def ping(self) -> bytes:
+        return frames.PING if self._native_ping else self.wire.ping
 
     def message(self, payload: bytes) -> None:
         """One text message: commands joined by newlines."""
@@ -74,6 +85,10 @@ class SdkConnection(Connection):
             self.close(closing.close)
             return
         self._work()
+
+    def push(self, body: bytes) -> None:
+        self._send()
+        self.outbox.write(text_frame(replies.push(body)))
 
     def _work(self) -> None:
         """Carry out what is in the inbox, up to one that must wait; then send the replies."""
@@ -115,15 +130,23 @@ class SdkConnection(Connection):
     def _carry_out(self, command: Command) -> None:
         match command.request:
             case commands.Connect() as request:
-                self._connect(command.id, request)
+                self._with_token(command, partial(self._connect, command, request))
             case commands.Subscribe() as request:
-                self._subscribe(command.id, request)
+                self._with_token(command, partial(self._subscribe, command, request))
             case commands.Unsubscribe() as request:
                 self._unsubscribe(command.id, request)
             case commands.Publish() as request:
-                self._publish(command.id, request)
+                self._answer(command.id, asking.publish(self, command.id, request))
+            case commands.Presence() as request:
+                self._answer(command.id, asking.presence(self, command.id, request))
+            case commands.PresenceStats() as request:
+                self._answer(command.id, asking.presence_stats(self, command.id, request))
             case commands.History() as request:
-                self._history(command.id, request)
+                self._answer(command.id, asking.history(self, command.id, request))
+            case commands.Refresh() as request:
+                self._with_token(command, partial(self._refresh, command.id, request))
+            case commands.SubRefresh() as request:
+                self._with_token(command, partial(self._sub_refresh, command.id, request))
             case commands.Send():
                 self.hub.tally.drops["inbound"] += 1
             case _:
@@ -147,12 +170,12 @@ class SdkConnection(Connection):
         if not self.busy:
             self.outbox.sink.resume()
 
-    def _answer(self, id: int, future: asyncio.Future[T], reply: Callable[[T], bytes]) -> None:
-        """Answer command ``id`` with ``reply`` of what the store says, without a task."""
+    def _answer(self, id: int, answer: Answer) -> None:
+        """Answer command ``id`` when the store has, without a task."""
         self._wait()
-        future.add_done_callback(partial(self._answered, id, reply))
+        answer.future.add_done_callback(partial(self._answered, id, answer.reply))
 
-    def _answered(self, id: int, reply: Callable[[T], bytes], future: asyncio.Future[T]) -> None:
+    def _answered(self, id: int, reply: Callable[[Any], bytes], future: asyncio.Future[Any]) -> None:
         try:
             self._replies.append(reply(future.result()))
         except StoreError:
@@ -161,149 +184,204 @@ class SdkConnection(Connection):
             self._replies.append(replies.error(id, refused.error))
         self._go_on()
 
-    # Commands
+    def _later(self, command: Command, work: Coroutine[object, object, None]) -> None:
+        """Carry out a command that must wait in more than one place: ``work`` ends with its reply, or raises."""
+        self._wait()
+        self.hub.spawn(self._worked(command, work))
 
-    @property
-    def _who(self) -> channels.Who:
-        return channels.Who(self.user, self.hub.config.client.insecure)
-
-    def _connect(self, id: int, request: commands.Connect) -> None:
-        hub, settings = self.hub, self.hub.config.client
-        identity = tokens.identify(request.token, hub.verifier, settings, time.time())
-        self.user = identity.user
-        self._info = identity.info
-        heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout, now=hub.now(), share=random())
-        self._dialog.connected(heartbeat)
-        self.live(heartbeat, identity.expire_at)
-        result = replies.ConnectResult(
-            client=self.id, version=__version__, ping=ceil(settings.ping_interval), pong=True, node=hub.node
-        )
-        self._replies.append(replies.connect(id, result))
-
-    def _subscribe(self, id: int, request: commands.Subscribe) -> None:
-        hub, name = self.hub, request.channel
-        namespace = hub.namespaces.find(name)
-        limit = hub.config.client.channel_limit
-        channels.admit(request, subscribed=name in self.subscriptions, count=len(self.subscriptions), limit=limit)
-        if request.token:
-            now = time.time()
-            info = tokens.permit(
-                request.token, hub.verifier, channel=name, user=self.user, client=self.id, now=now
-            ).info
-        else:
-            info = b""
-            channels.may_subscribe(name, namespace, self._who)
-        granted = channels.granted(request, namespace, self._who)
-        feed = hub.feed((name,), (namespace,))
-        subscription = feed.subscribe(self.outbox, SDK, positioned=granted.positioned)
-        self.subscriptions[name] = subscription
-        if info:
-            self._channel_infos[name] = info
-        since = Position(request.epoch, request.offset) if request.recover and granted.recoverable else None
-        begin = partial(self._begin, id, request, granted, subscription, since)
-        legs = at_once(feed, [since], hub.limit)
-        if legs is None:
-            self._wait()
-            hub.spawn(self._join(id, name, subscription, since, begin))
-        else:
-            begin(legs[0])
-
-    async def _join(
-        self,
-        id: int,
-        name: str,
-        subscription: Subscription,
-        since: Position | None,
-        begin: Callable[[Leg], None],
-    ) -> None:
-        """The part of a subscribe that waits. It may have been closed or ended meanwhile: then it is not begun."""
-        error = errors.INTERNAL
+    async def _worked(self, command: Command, work: Coroutine[object, object, None]) -> None:
         try:
-            legs = await join(subscription.feed, [since], self.hub.limit)
-            if subscription.state is not State.GONE:
-                begin(legs[0])
-                self._go_on()
-                return
-        except StoreError:
-            pass
+            await work
+        except Closing as closing:
+            self._send()
+            self.close(closing.close)
         except Refused as refused:
-            error = refused.error
-        self._end(name, subscription)
-        self._replies.append(replies.error(id, error))
+            self._refuse(command.id, command.kind, refused.error)
+        except StoreError:
+            self._refuse(command.id, command.kind, errors.INTERNAL)
         self._go_on()
 
+    def _with_token(self, command: Command, work: Work) -> None:
+        """Do ``work``, and the rest of it that must wait; where a token's key is not known here, after asking for it
+        once."""
+        try:
+            rest = work(fetched=False)
+        except tokens.KeysWanted:
+            rest = self._asked(work)
+        if rest is not None:
+            self._later(command, rest)
+
+    async def _asked(self, work: Work) -> None:
+        assert self.hub.keys is not None
+        await self.hub.keys.fetch()
+        if not self.closed:
+            rest = work(fetched=True)
+            if rest is not None:
+                await rest
+
+    # Connecting
+
+    def _connect(
+        self, command: Command, request: commands.Connect, *, fetched: bool
+    ) -> Coroutine[object, object, None] | None:
+        if self._choose is not None:
+            self.move(self._choose(request.token))
+            self._choose = None
+        hub = self.hub
+        identity = tokens.identify(request.token, hub.verifier, hub.config.client, hub.wall(), fetched=fetched)
+        self.identified(identity.user, identity.info)
+        self._granted = frozenset(identity.subs)
+        whole = server_side.known(hub, identity)
+        if whole is None or whole.subs:
+            return self._connect_with_subs(command, request, identity)
+        self._connected(command, identity, {})
+        self.begun()
+        return None
+
+    async def _connect_with_subs(self, command: Command, request: commands.Connect, identity: Identity) -> None:
+        whole = await server_side.wanted(self.hub, identity)
+        self.info = whole.info
+        arrived = await self.gather(whole, request.subs)
+        if self.closed:
+            return
+        self._connected(command, whole, self.results(arrived, whole))
+        self._send()
+        self.arrive(arrived)
+        self.begun()
+
+    def _connected(self, command: Command, identity: Identity, subs: dict[str, replies.SubscribeResult]) -> None:
+        settings = self.hub.config.client
+        heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout, now=self.hub.now(), share=random())
+        self._dialog.connected(None if self._native_ping else heartbeat)
+        self.live(heartbeat, identity.expire_at)
+        expires, ttl = self._expiry(identity.expire_at)
+        result = replies.ConnectResult(
+            client=self.id,
+            version=__version__,
+            expires=expires,
+            ttl=ttl,
+            subs=subs,
+            ping=0 if self._native_ping else ceil(settings.ping_interval),
+            pong=not self._native_ping,
+            node=self.hub.node,
+        )
+        self._replies.append(replies.connect(command.id, result))
+
+    def _expiry(self, expire_at: float | None) -> tuple[bool, int]:
+        return (False, 0) if expire_at is None else (True, expiry.told(expire_at, self.hub.wall()))
+
+    def _refresh(self, id: int, request: commands.Refresh, *, fetched: bool) -> None:
+        hub = self.hub
+        if not request.token:
+            raise Closing(errors.BAD_COMMAND, "a refresh without a token")
+        try:
+            identity = tokens.identify(request.token, hub.verifier, hub.config.client, hub.wall(), fetched=fetched)
+        except Refused as refused:
+            raise refused if refused.error.temporary else Closing(errors.CONNECTION_EXPIRED) from None
+        if identity.user != self.user:
+            raise Closing(errors.INVALID_TOKEN, "a token of another user")
+        if frozenset(identity.subs) != self._granted:
+            raise Closing(errors.INSUFFICIENT_STATE, "another token, other server-side subscriptions")
+        self.renewed(identity.expire_at, identity.info or None)
+        expires, ttl = self._expiry(identity.expire_at)
+        self._replies.append(replies.refresh(id, expires=expires, ttl=ttl))
+
+    # Subscribing
+
+    def _subscribe(
+        self, command: Command, request: commands.Subscribe, *, fetched: bool
+    ) -> Coroutine[object, object, None] | None:
+        hub, name = self.hub, request.channel
+        namespace = hub.namespaces.named(name)
+        limit = hub.config.client.channel_limit
+        channels.admit(request, subscribed=name in self.subscriptions, count=len(self.subscriptions), limit=limit)
+        right, expire_at = None, None
+        if request.token:
+            grant = self._grant(request.token, name, fetched)
+            right, expire_at = Right(grant.info), grant.expire_at
+            if grant.override is not None:
+                namespace = grant.override.over(namespace)
+            if expire_at is not None:
+                self.until(name, right, expire_at)
+        else:
+            channels.may_subscribe(name, namespace, self.who)
+        granted = channels.granted(request, namespace, self.who)
+        coming = self.coming(name, namespace, granted, channels.recovery(request, namespace, granted), right)
+        legs = at_once(coming.subscription.feed, [coming.since], hub.limit)
+        if legs is None:
+            return self._join(command, request, coming, expire_at)
+        self._begin(command, request, coming, expire_at, legs[0])
+        return None
+
+    def _grant(self, token: str, name: str, fetched: bool) -> Grant:
+        hub = self.hub
+        return tokens.permit(
+            token, hub.verifier, channel=name, user=self.user, client=self.id, now=hub.wall(), fetched=fetched
+        )
+
+    async def _join(
+        self, command: Command, request: commands.Subscribe, coming: Coming, expire_at: float | None
+    ) -> None:
+        """The part of a subscribe that waits. It may have been closed or ended meanwhile: then it is not begun."""
+        subscription = coming.subscription
+        try:
+            legs = await join(subscription.feed, [coming.since], self.hub.limit)
+            if subscription.state is State.GONE:
+                raise Refused(errors.INTERNAL)
+        except (StoreError, Refused):
+            self.end(coming.name, subscription)
+            raise
+        self._begin(command, request, coming, expire_at, legs[0])
+
     def _begin(
-        self,
-        id: int,
-        request: commands.Subscribe,
-        granted: channels.Granted,
-        subscription: Subscription,
-        since: Position | None,
-        leg: Leg,
+        self, command: Command, request: commands.Subscribe, coming: Coming, expire_at: float | None, leg: Leg
     ) -> None:
         """Reply, and be live or nearly so."""
-        recovered = since is not None and not leg.gap
-        outcome = "fresh" if since is None else "resumed" if recovered else "gap"
-        if outcome == "gap" and request.flag & 2:
-            self._end(request.channel, subscription)
+        if coming.since is not None and leg.gap and request.flag & 2:
+            self.hub.metrics.recovered(SDK.name, "gap")
+            self.end(coming.name, coming.subscription)
             raise Refused(errors.UNRECOVERABLE_POSITION)
-        self.hub.metrics.recovered(SDK.name, outcome)
-        result = replies.SubscribeResult(
-            recoverable=granted.recoverable,
-            positioned=granted.positioned,
-            was_recovering=since is not None,
-            recovered=recovered,
-        )
-        if granted.positioned:
-            # Before the publications: the client counts on from here, one by one.
-            result.epoch, result.offset = leg.start
-        result.publications = replies.publications(leg.publications)
-        self._replies.append(replies.subscribe(id, result))
-        subscription.feed.settle(subscription, [leg.position])
-
-    def _end(self, name: str, subscription: Subscription) -> None:
-        if self.subscriptions.get(name) is subscription:
-            del self.subscriptions[name]
-            self._channel_infos.pop(name, None)
-        subscription.feed.leave(subscription)
+        result = self.result(coming, leg)
+        result.expires, result.ttl = self._expiry(expire_at)
+        self._replies.append(replies.subscribe(command.id, result))
+        self.here(coming, leg)
 
     def _unsubscribe(self, id: int, request: commands.Unsubscribe) -> None:
         subscription = self.subscriptions.get(request.channel)
-        if subscription is not None:
-            self._end(request.channel, subscription)
-        self._replies.append(replies.done(id, request.kind))
+        left = None if subscription is None else self.end(request.channel, subscription)
+        done = replies.done(id, request.kind)
+        if left is None:
+            self._replies.append(done)
+        else:
+            # Whoever has the reply and asks who is there must not find this connection. Where the store cannot be
+            # told, presence ends by itself.
+            self._wait()
+            left.add_done_callback(lambda _: self._replied(done))
 
-    def _publish(self, id: int, request: commands.Publish) -> None:
-        namespace = self.hub.namespaces.find(request.channel)
+    def _replied(self, reply: bytes) -> None:
+        self._replies.append(reply)
+        self._go_on()
+
+    def _sub_refresh(self, id: int, request: commands.SubRefresh, *, fetched: bool) -> None:
+        name = request.channel
+        subscription = self.subscriptions.get(name)
         if request.type:
             raise Refused(errors.NOT_AVAILABLE)
-        channels.may_publish(namespace, self._who, subscribed=request.channel in self.subscriptions)
-        info = replies.client_info(self.user, self.id, self._info, self._channel_infos.get(request.channel, b""))
-        body = replies.publication_body(publishing.checked(request.data, namespace), info)
-        future = self.hub.broker.publish(request.channel, body, publishing.options(namespace))
+        if subscription is None:
+            raise Refused(errors.PERMISSION_DENIED)
+        if not request.token:
+            raise Refused(errors.BAD_REQUEST)
+        try:
+            grant = self._grant(request.token, name, fetched)
+        except Refused as refused:
+            invalid = refused.error is errors.PERMISSION_DENIED
+            raise Closing(errors.INVALID_TOKEN, "subscription token") if invalid else refused from None
+        right = subscription.right = subscription.right or Right()
+        self.until(name, right, grant.expire_at)
+        expires, ttl = self._expiry(grant.expire_at)
+        self._replies.append(replies.sub_refresh(id, expires=expires, ttl=ttl))
 
-        def reply(published: Published) -> bytes:
-            return replies.done(id, "publish")
-
-        self._answer(id, future, reply)
-
-    def _history(self, id: int, request: commands.History) -> None:
-        namespace = self.hub.namespaces.find(request.channel)
-        channels.may_read_history(namespace, self._who, subscribed=request.channel in self.subscriptions)
-        limit = channels.history_limit(request, self.hub.config.client.history_max_publication_limit)
-        since = Position(request.since.epoch, request.since.offset) if request.since is not None else None
-        future = self.hub.broker.history(
-            request.channel, since=since, limit=limit, reverse=request.reverse, meta_ttl=namespace.history_meta_ttl
-        )
-
-        def reply(page: Page) -> bytes:
-            if since is not None and since.epoch and since.epoch != page.top.epoch:
-                raise Refused(errors.UNRECOVERABLE_POSITION)
-            return replies.history(id, page.top, page.publications)
-
-        self._answer(id, future, reply)
-
-    # Time and loss
+    # Time
 
     def tick(self, now: float) -> None:
         """Close one that has not connected in time, or was refused; else look after the heartbeat."""
@@ -311,12 +389,3 @@ class SdkConnection(Connection):
             self.close(errors.CLOSED if self._dialog.state is Stage.REFUSED else errors.STALE)
         else:
             super().tick(now)
-
-    def lost(self, subscription: Subscription) -> None:
-        """Unsubscribe with 2500: the client subscribes again, from its own position."""
-        name = subscription.feed.key[0]
-        joining = subscription.state is State.JOINING
-        self._end(name, subscription)
-        if not joining:
-            body = replies.unsubscribe_body(name, errors.UNSUBSCRIBE_INSUFFICIENT)
-            self.outbox.write(text_frame(replies.push(body)))

@@ -10,6 +10,7 @@ from rt.protocol.publication import Position
 if TYPE_CHECKING:
     from rt.delivery.feed import Feed, Members
     from rt.delivery.outbox import Outbox
+    from rt.delivery.wheel import Alarm
 
 
 class State(enum.IntEnum):
@@ -21,13 +22,25 @@ class State(enum.IntEnum):
     GONE = 3
 
 
+class Right:
+    """What is special about few subscriptions: ``info`` (the chan_info of a token, raw JSON), the end of the permission
+    if it has one, and whether the server made it."""
+
+    __slots__ = ("by_server", "end", "info")
+
+    def __init__(self, info: bytes = b"", *, by_server: bool = False) -> None:
+        self.info = info
+        self.by_server = by_server
+        self.end: Alarm | None = None
+
+
 class Subscription:
     """``positions`` (one for each channel of the feed) is where it stands while it is behind; while live, the feed
     knows.
 
     ``positioned``: its reader counts offsets and must be told of a gap. ``falls`` counts how often it fell behind
     lately and ``resume_at`` (loop time) is when its next catch-up may begin: that is pacing. ``fetching`` is true while
-    a page is read for it.
+    a page is read for it. ``right`` is None for most: a client's own, by the options of the namespace.
     """
 
     __slots__ = (
@@ -40,6 +53,7 @@ class Subscription:
         "positioned",
         "positions",
         "resume_at",
+        "right",
         "state",
     )
 
@@ -54,3 +68,4 @@ class Subscription:
         self.fell_at = 0.0
         self.resume_at = 0.0
         self.fetching = False
+        self.right: Right | None = None
