@@ -81,6 +81,7 @@ CONNECTION_LIMIT = Close(3504, "connection limit", "connection_limit")
 CHANNEL_LIMIT = Close(3505, "channel limit", "channel_limit")
 INAPPROPRIATE_PROTOCOL = Close(3506, "inappropriate protocol", "inappropriate_protocol")
 FORBIDDEN = Close(3507, "permission denied", "permission_denied")
+UNAVAILABLE = Close(3508, "not available", "not_available")
 TOO_MANY_ERRORS = Close(3509, "too many errors", "too_many_errors")
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import http.client
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
-from tornado.iostream import IOStream
+from tornado.iostream import IOStream, StreamClosedError
 
 if TYPE_CHECKING:
     from rt.web.sink import Socket, Stream
@@ -22,9 +22,21 @@ MAX_FIELDS = 64  # parameters in a query
 
 class Request:
     """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is complete when a
-    door that takes one is called."""
+    door that takes one is called. ``tenant`` is the one that the path named, None where it named none; ``path`` is
+    without it."""
 
-    __slots__ = ("_connection", "_query", "body", "headers", "method", "path", "raw_query", "remote_ip", "version")
+    __slots__ = (
+        "_connection",
+        "_query",
+        "body",
+        "headers",
+        "method",
+        "path",
+        "raw_query",
+        "remote_ip",
+        "tenant",
+        "version",
+    )
 
     def __init__(self, connection: HTTP1Connection, start: RequestStartLine, headers: HTTPHeaders) -> None:
         self._connection = connection
@@ -32,6 +44,7 @@ class Request:
         self.version = start.version
         self.path, _, self.raw_query = start.path.partition("?")
         self.headers = headers
+        self.tenant: str | None = None
         self.body = b""
         self.remote_ip: str = getattr(connection.context, "remote_ip", "")
         self._query: dict[str, list[str]] | None = None
@@ -52,6 +65,25 @@ class Request:
         scheme, _, value = self.headers.get("Authorization", "").partition(" ")
         return value.strip() if scheme.lower() == "bearer" else self.parameter("token")
 
+    def api_key(self) -> bytes | None:
+        """The key of the server API, from the first of the three places that has one: ``X-API-Key``, ``Authorization:
+        apikey``, ``?api_key=``. None when there is none, or the query cannot be read.
+
+        As bytes, since comparing in constant time needs bytes and a header may hold any. A header sent twice is joined
+        by a comma and fits no key.
+        """
+        key = self.headers.get("X-API-Key")
+        if key is None:
+            scheme, _, rest = self.headers.get("Authorization", "").partition(" ")
+            key = rest.strip() if scheme.lower() == "apikey" else None
+        if key is not None:
+            return key.encode("latin-1", "replace")
+        try:
+            values = self.query.get("api_key")
+        except ValueError:
+            return None
+        return values[0].encode() if values else None
+
     @property
     def origin(self) -> str | None:
         """The Origin header; None when the request has none."""
@@ -61,6 +93,13 @@ class Request:
     def host(self) -> str | None:
         """The Host header; None when the request has none."""
         return self.headers.get("Host")
+
+    def on_leave(self, callback: Callable[[], object]) -> None:
+        """Call ``callback`` when the peer leaves before it was answered or taken over."""
+        stream: IOStream | None = self._connection.stream
+        if stream is not None:
+            stream.set_close_callback(callback)
+            self._connection.set_close_callback(callback)  # when the body is here, Tornado has the one of the stream
 
     def reply(
         self,
@@ -89,8 +128,12 @@ class Request:
     def take_over(self) -> tuple[Socket | Stream, bytes]:
         """Take the socket out of HTTP, for good: a sink, and what the peer has sent behind the request.
 
-        Only while the headers are being received (the rule of Tornado's ``detach``).
+        StreamClosedError when the peer has left. Tornado allows it while the headers are being received; it does the
+        same when the body has come, before an answer is begun, as long as that answer is awaited.
         """
         from rt.web.sink import take_over
 
+        stream: IOStream | None = self._connection.stream
+        if stream is None or stream.closed():
+            raise StreamClosedError
         return take_over(self._connection.detach())

@@ -6,8 +6,11 @@ that what parses HTTP below it can be exchanged.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import (
@@ -21,72 +24,165 @@ from tornado.httputil import (
 from tornado.iostream import StreamClosedError
 
 from rt.logs import Limited
+from rt.web.entrance import RETRY_AFTER, Turned
 from rt.web.request import Request
+
+if TYPE_CHECKING:
+    from rt.web.entrance import Entrance
+    from rt.web.tenants import Tenants
 
 log = Limited(logging.getLogger("rt.web"))
 
 Door = Callable[[Request], None]
+StreamDoor = Callable[["Entrance", Request], Awaitable[None] | None]
 
 MAX_HEADERS = 16 << 10  # bytes of a request's line and headers; more is answered 431
+PATIENCE = 10.0  # seconds that a door may wait for others, before it takes the socket or answers
 CLOSE = ("Connection", "close")
 
 
 class Router(HTTPServerConnectionDelegate):
-    """``streams`` take the socket over, and are called when the headers are there; ``api`` gets whole requests below
-    /api."""
+    """``streams`` take the socket over, at the entrance of the request's tenant; they are called when the headers are
+    there, for a POST when the body is too. What a stream's door returns is awaited, and cancelled when the peer leaves.
+    Requests below /api go to the tenant's API, whole."""
 
     def __init__(
-        self, application: HTTPServerConnectionDelegate, streams: Mapping[str, Door], api: Door, *, max_body: int
+        self,
+        application: HTTPServerConnectionDelegate,
+        streams: Mapping[str, StreamDoor],
+        tenants: Tenants,
+        *,
+        max_body: int,
     ) -> None:
         self.application = application
         self.streams = streams
-        self.api = api
+        self.tenants = tenants
         self.max_body = max_body
+        self.entering: set[asyncio.Task[None]] = set()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A delegate for the next request of a connection."""
         assert isinstance(request_conn, HTTP1Connection)
         return _Exchange(self, server_conn, request_conn)
 
+    async def stop(self) -> None:
+        """Turn away whoever still waits at a door."""
+        for task in self.entering:
+            task.cancel()
+        await asyncio.gather(*self.entering, return_exceptions=True)
+
+    def enter(self, door: StreamDoor, entrance: Entrance, request: Request) -> asyncio.Task[None] | None:
+        """Call a stream's door. When what this returns is done, however it ended, the request is answered or taken
+        over; None when it is already."""
+        try:
+            waiting = door(entrance, request)
+        except StreamClosedError:
+            return None  # the peer left before its socket could be taken over: there is nobody to answer
+        except Exception:
+            _failed(request)
+            return None
+        if waiting is None:
+            return None
+        task = asyncio.get_running_loop().create_task(_wait(waiting, request))
+        self.entering.add(task)
+        task.add_done_callback(self.entering.discard)
+        request.on_leave(task.cancel)
+        return task
+
+
+async def _wait(waiting: Awaitable[None], request: Request) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await waiting
+    except StreamClosedError:
+        pass
+    except (TimeoutError, asyncio.CancelledError):
+        request.reply(503, headers=[RETRY_AFTER, CLOSE])
+    except Exception:
+        _failed(request)
+
+
+async def _over(task: asyncio.Task[None]) -> None:
+    """Return when the task is done, however it ended: Tornado takes a failure for one of its own."""
+    await asyncio.wait([task])
+
+
+def _failed(request: Request) -> None:
+    log.exception("door", "a door failed", path=request.path)
+    request.reply(500)
+
+
+def _turn(request: Request, turned: Turned) -> None:
+    request.reply(turned.status, turned.body, headers=turned.headers)
+
 
 class _Exchange(HTTPMessageDelegate):
     """One request on its way to its door."""
 
-    __slots__ = ("_body", "_connection", "_delegate", "_request", "_router", "_server", "_size")
+    __slots__ = ("_body", "_connection", "_delegate", "_finish", "_limit", "_request", "_router", "_server", "_size")
 
     def __init__(self, router: Router, server: object, connection: HTTP1Connection) -> None:
         self._router = router
         self._server = server
         self._connection = connection
-        self._request: Request | None = None
+        self._request: Request | None = None  # whose body is being received
+        self._finish: Door | None = None  # what it goes to then
         self._delegate: HTTPMessageDelegate | None = None
         self._body: list[bytes] = []
         self._size = 0
+        self._limit = 0
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
+        router = self._router
         request = Request(self._connection, start_line, headers)
         if len(start_line.path) + sum(len(name) + len(value) + 4 for name, value in headers.get_all()) > MAX_HEADERS:
             request.reply(431, headers=[CLOSE])
-        elif len(headers.get_list("Host")) > 1:
+            return None
+        if len(headers.get_list("Host")) > 1:
             request.reply(400, headers=[CLOSE])
-        elif (door := self._router.streams.get(request.path)) is not None:
-            self._call(door, request)
-        elif request.path == "/api" or request.path.startswith("/api/"):
-            self._expect_body(request)
-        else:
-            self._delegate = self._router.application.start_request(self._server, self._connection)
-            return self._delegate.headers_received(start_line, headers)
-        return None
+            return None
+        if router.tenants.only is None:
+            router.tenants.address(request)
+        try:
+            if (door := router.streams.get(request.path)) is not None:
+                return self._stream(door, request)
+            if request.path == "/api" or request.path.startswith("/api/"):
+                api = router.tenants.api(request) if router.tenants.only is None else router.tenants.only.api
+                self._expect_body(request, api.door, router.max_body)
+                return None
+        except Turned as turned:
+            _turn(request, turned)
+            return None
+        self._delegate = router.application.start_request(self._server, self._connection)
+        return self._delegate.headers_received(start_line, headers)
 
-    def _expect_body(self, request: Request) -> None:
+    def _stream(self, door: StreamDoor, request: Request) -> Awaitable[None] | None:
+        router, only = self._router, self._router.tenants.only
+        posted = request.method == "POST"
+        entrance = router.tenants.entrance(request, complete=not posted) if only is None else only.entrance
+        if posted:
+            limit = entrance.hub.config.client.message_size_limit
+            self._expect_body(request, partial(self._posted, door), limit)
+            return None
+        task = router.enter(door, entrance, request)
+        return None if task is None else _over(task)
+
+    def _posted(self, door: StreamDoor, request: Request) -> None:
+        """A stream that was asked for by POST: its body is here, and may say whose it is."""
+        tenants, only = self._router.tenants, self._router.tenants.only
+        entrance = tenants.entrance(request, complete=True) if only is None else only.entrance
+        self._router.enter(door, entrance, request)
+
+    def _expect_body(self, request: Request, finish: Door, limit: int) -> None:
         length = request.headers.get("Content-Length", "0")
-        if length.isdigit() and int(length) > self._router.max_body:
+        self._limit = limit
+        if length.isdigit() and int(length) > limit:
             self._too_large(request)
         else:
-            self._request = request
+            self._request, self._finish = request, finish
 
     def _too_large(self, request: Request) -> None:
         self._request = None
@@ -97,7 +193,7 @@ class _Exchange(HTTPMessageDelegate):
             return self._delegate.data_received(chunk)
         if self._request is not None:
             self._size += len(chunk)
-            if self._size > self._router.max_body:
+            if self._size > self._limit:
                 self._too_large(self._request)
             else:
                 self._body.append(chunk)
@@ -106,20 +202,16 @@ class _Exchange(HTTPMessageDelegate):
     def finish(self) -> None:
         if self._delegate is not None:
             self._delegate.finish()
-        elif self._request is not None:
-            self._request.body = b"".join(self._body)
-            self._call(self._router.api, self._request)
+        elif self._request is not None and self._finish is not None:
+            request = self._request
+            request.body = b"".join(self._body)
+            try:
+                self._finish(request)
+            except Turned as turned:
+                _turn(request, turned)
+            except Exception:
+                _failed(request)
 
     def on_connection_close(self) -> None:
         if self._delegate is not None:
             self._delegate.on_connection_close()
-
-    @staticmethod
-    def _call(door: Door, request: Request) -> None:
-        try:
-            door(request)
-        except StreamClosedError:
-            pass  # the peer left before its socket could be taken over: there is nobody to answer
-        except Exception:
-            log.exception("door", "a door failed", path=request.path)
-            request.reply(500)
