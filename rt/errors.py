@@ -117,7 +117,7 @@ def closing(error: Error) -> Close:
 
 def custom(code: int, reason: str) -> Close:
     """A close that a backend asks for; :class:`Refused` (107) for a code outside of 3000-4999 or too long a reason."""
-    if not 3000 <= code <= 4999 or len(reason.encode("utf-8", "surrogatepass")) > REASON_MAX:
+    if not 3000 <= code <= 4999 or len(reason.encode()) > REASON_MAX:
         raise Refused(BAD_REQUEST, "a close needs a code from 3000 to 4999 and a reason of at most 123 bytes")
     return Close(code, reason, "custom")
 

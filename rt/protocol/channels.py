@@ -239,8 +239,8 @@ def granted(request: Subscribe, namespace: Namespace, who: Who) -> Granted:
     """What a permitted subscription gets of what it asks for; what it may not have is left out in silence.
 
     Without history there are no positions. Who as a subscriber may read the history may recover from it, and who may
-    see presence may be told of its changes. ``namespace`` is the one with overrides in place; a server-side subscription
-    asks for nothing.
+    see presence may be told of its changes. ``namespace`` is the one with overrides in place. A server-side
+    subscription asks for nothing.
     """
     joins = namespace.join_leave and (
         namespace.force_push_join_leave or (request.join_leave and _presence_access(namespace, who, True))

@@ -115,7 +115,10 @@ def encode(terms: Terms) -> bytes:
 
 def decode(data: bytes) -> Terms:
     """What :func:`encode` made; ``ValueError`` for anything else. Unknown fields are ignored."""
-    stored = _decode(data)
+    try:
+        stored = _decode(data)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     return Terms(_bytes(stored.info), _bytes(stored.data), stored.override, stored.expire_at)
 
 

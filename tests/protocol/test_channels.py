@@ -6,7 +6,7 @@ import itertools
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -19,6 +19,7 @@ from rt.errors import Error
 from rt.protocol import channels
 from rt.protocol.channels import Granted, Who
 from rt.protocol.commands import History, Since, Subscribe
+from rt.protocol.publication import NOWHERE, Position
 
 
 @dataclass(frozen=True)
@@ -231,10 +232,101 @@ def test_may_subscribe(channel: str, who: Who, client: bool, anonymous: bool, al
         channels.may_subscribe(channel, namespace, who)
 
 
+@pytest.mark.parametrize(
+    ("channel", "who", "allowed"),
+    [
+        ("#42", USER, True),
+        ("room#42", USER, True),
+        ("room#42,43", USER, True),
+        ("room#43,42", USER, True),
+        ("room#43#42", USER, True),
+        ("room#42#43", USER, False),
+        ("room#421", USER, False),
+        ("room#4,2", USER, False),
+        ("room#", USER, False),
+        ("$room#42", USER, False),
+        ("room", USER, True),
+        ("room,42", USER, True),
+        ("room#", NOBODY, False),
+        ("room#,42", NOBODY, False),
+        ("room", NOBODY, True),
+        ("room#43", ROOT, True),
+        ("$room#43", ROOT, False),
+    ],
+)
+@pytest.mark.parametrize("open_", [True, False])
+def test_user_limited_channels(channel: str, who: Who, allowed: bool, open_: bool) -> None:
+    """Only who stands behind the last # may subscribe, whether or not the namespace is open to all."""
+    namespace = Namespace(
+        allow_user_limited_channels=True, allow_subscribe_for_client=open_, allow_subscribe_for_anonymous=open_
+    )
+    expected = allowed and (open_ or "#" in channel or who.insecure)
+    with answered(None if expected else errors.PERMISSION_DENIED):
+        channels.may_subscribe(channel, namespace, who)
+
+
+@pytest.mark.parametrize(
+    ("user", "namespace", "channel"),
+    [
+        ("42", "", "#42"),
+        ("42", "me", "me:#42"),
+        ("a:b", "", "#a:b"),
+        ("", "", None),
+        ("a,b", "", None),
+        ("x#42", "me", None),
+    ],
+)
+def test_personal(user: str, namespace: str, channel: str | None) -> None:
+    """A user's own channel is one that only this user may subscribe to."""
+    with answered(None if channel else errors.BAD_REQUEST):
+        assert channels.personal(user, namespace) == channel
+        channels.may_subscribe(channels.personal(user, ""), Namespace(allow_user_limited_channels=True), Who(user))
+
+
+REGEXES = channels.Namespaces(
+    Settings(
+        max_length=30,
+        without_namespace=Namespace(channel_regex="^[$a-z]+$"),
+        namespaces=(
+            Namespace("chat", channel_regex="[0-9]"),
+            Namespace("whole", channel_regex="^[a-z:]+$"),
+            Namespace("any"),
+        ),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("channel", "error"),
+    [
+        ("news", None),
+        ("$news", None),
+        ("news1", errors.BAD_REQUEST),
+        ("#42", errors.BAD_REQUEST),
+        ("chat:room1", None),
+        ("$chat:1", None),
+        ("chat:room", errors.BAD_REQUEST),
+        ("chat:", errors.BAD_REQUEST),
+        ("whole:a:b", None),
+        ("$whole:ab", None),
+        ("whole:A", errors.BAD_REQUEST),
+        ("any:#1", None),
+        ("other:x", errors.UNKNOWN_CHANNEL),
+        ("chat:{1}", errors.BAD_REQUEST),
+    ],
+)
+def test_channel_regex(channel: str, error: Error | None) -> None:
+    """A name that a connection gives must have the regex of its namespace behind the colon; a backend's need not."""
+    with answered(error):
+        assert REGEXES.named(channel) is REGEXES.find(channel)
+    if error == errors.BAD_REQUEST and "{" not in channel:
+        REGEXES.find(channel)
+
+
 @pytest.mark.parametrize("bits", list(itertools.product([False, True], repeat=4)))
 @pytest.mark.parametrize("who", [USER, NOBODY, ROOT])
 def test_may_publish_and_read(bits: tuple[bool, bool, bool, bool], who: Who) -> None:
-    """Publishing and reading history follow the same rule: all, or subscribers; the anonymous only if allowed too."""
+    """Publishing, history and presence follow one rule: all, or subscribers; the anonymous only if allowed too."""
     client, subscriber, anonymous, subscribed = bits
     namespace = Namespace(
         allow_publish_for_client=client,
@@ -243,9 +335,12 @@ def test_may_publish_and_read(bits: tuple[bool, bool, bool, bool], who: Who) -> 
         allow_history_for_client=client,
         allow_history_for_subscriber=subscriber,
         allow_history_for_anonymous=anonymous,
+        allow_presence_for_client=client,
+        allow_presence_for_subscriber=subscriber,
+        allow_presence_for_anonymous=anonymous,
     )
     allowed = who.insecure or ((client or (subscriber and subscribed)) and (anonymous or who.user != ""))
-    for rule in (channels.may_publish, channels.may_read_history):
+    for rule in (channels.may_publish, channels.may_read_history, channels.may_see_presence):
         with answered(None if allowed else errors.PERMISSION_DENIED):
             rule(namespace, who, subscribed=subscribed)
 
@@ -256,6 +351,15 @@ def test_history_that_is_not_there(who: Who) -> None:
     with pytest.raises(errors.Refused) as refused:
         channels.may_read_history(Namespace(history=False, allow_history_for_client=True), who, subscribed=True)
     assert refused.value.error == errors.NOT_AVAILABLE
+
+
+@pytest.mark.parametrize("who", [USER, NOBODY, ROOT])
+@pytest.mark.parametrize("allowed", [True, False])
+def test_presence_that_is_not_there(who: Who, allowed: bool) -> None:
+    """Where presence is off that is said (108), before and whatever the permissions."""
+    namespace = Namespace(presence=False, allow_presence_for_client=allowed, allow_presence_for_anonymous=allowed)
+    with answered(errors.NOT_AVAILABLE):
+        channels.may_see_presence(namespace, who, subscribed=True)
 
 
 @pytest.mark.parametrize(
@@ -310,3 +414,59 @@ WANTS_POSITION = Subscribe("a", positioned=True)
 def test_granted(request_: Subscribe, namespace: Namespace, who: Who, expected: Granted) -> None:
     """A subscription gets what is forced, and what it asks for and may have; recovery includes the position."""
     assert channels.granted(request_, namespace, who) == expected
+
+
+WANTS_JOINS = Subscribe("a", join_leave=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "namespace", "who", "joins"),
+    [
+        (WANTS_JOINS, Namespace(join_leave=True), USER, False),
+        (WANTS_JOINS, Namespace(join_leave=True, allow_presence_for_client=True), USER, True),
+        (WANTS_JOINS, Namespace(join_leave=True, allow_presence_for_subscriber=True), USER, True),
+        (WANTS_JOINS, Namespace(join_leave=True, allow_presence_for_subscriber=True), NOBODY, False),
+        (WANTS_JOINS, Namespace(join_leave=True, allow_presence_for_anonymous=True), NOBODY, False),
+        (
+            WANTS_JOINS,
+            Namespace(join_leave=True, allow_presence_for_client=True, allow_presence_for_anonymous=True),
+            NOBODY,
+            True,
+        ),
+        (WANTS_JOINS, Namespace(join_leave=True), ROOT, True),
+        (WANTS_JOINS, Namespace(allow_presence_for_client=True), USER, False),
+        (WANTS_JOINS, Namespace(force_push_join_leave=True), ROOT, False),
+        (Subscribe("a"), Namespace(join_leave=True, allow_presence_for_client=True), USER, False),
+        (Subscribe("a"), Namespace(join_leave=True, force_push_join_leave=True), USER, True),
+        (Subscribe("a"), Namespace(join_leave=True, force_push_join_leave=True), NOBODY, True),
+        (Subscribe("a"), Namespace(join_leave=True), ROOT, False),
+        (WANTS_JOINS, Namespace(join_leave=True, presence=False, allow_presence_for_client=True), USER, True),
+    ],
+)
+@pytest.mark.parametrize("history", [True, False])
+def test_granted_joins(request_: Subscribe, namespace: Namespace, who: Who, joins: bool, history: bool) -> None:
+    """Who comes and leaves is told to whom it is forced upon, and to those who ask and may see presence."""
+    assert channels.granted(request_, replace(namespace, history=history), who) == Granted(False, False, joins)
+
+
+ASKS = Subscribe("a", recover=True, epoch="x", offset=3)
+CACHED = Namespace(force_recovery_mode="cache", auto_cache_recover=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "namespace", "granted", "since"),
+    [
+        (Subscribe("a"), Namespace(), Granted(True, True), None),
+        (ASKS, Namespace(), Granted(True, True), Position("x", 3)),
+        (Subscribe("a", recover=True), Namespace(), Granted(True, True), NOWHERE),
+        (ASKS, Namespace(), Granted(True, False), None),
+        (Subscribe("a"), CACHED, Granted(True, True), NOWHERE),
+        (ASKS, CACHED, Granted(True, True), Position("x", 3)),
+        (Subscribe("a"), CACHED, Granted(True, False), None),
+        (Subscribe("a"), Namespace(auto_cache_recover=True), Granted(True, True), None),
+        (Subscribe("a"), Namespace(force_recovery_mode="cache"), Granted(True, True), None),
+    ],
+)
+def test_recovery(request_: Subscribe, namespace: Namespace, granted: Granted, since: Position | None) -> None:
+    """Recovery begins where it is asked from; a cache is given unasked where the namespace says so."""
+    assert channels.recovery(request_, namespace, granted) == since

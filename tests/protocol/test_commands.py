@@ -52,6 +52,10 @@ def closes(data: bytes) -> bool:
     [
         (line(id=1, connect={}), commands.Connect()),
         (
+            line(id=1, publish={"channel": "a", "idempotency_key": "k"}),
+            commands.Publish(channel="a", idempotency_key="k"),
+        ),
+        (
             line(
                 id=1,
                 connect={"token": "t", "name": "js", "version": "1", "subs": {"a": {"recover": True, "offset": 3}}},
@@ -278,3 +282,50 @@ def test_any_object_decodes_or_is_refused(fields: dict[str, Any]) -> None:
         assert closing.close == errors.BAD_COMMAND
     else:
         assert command == commands.PONG or command.kind in KINDS
+
+
+@pytest.mark.parametrize(
+    ("body", "request_"),
+    [
+        (b"{}", commands.Connect()),
+        (b' {"token":"t","later":1}\n', commands.Connect(token="t")),
+        (
+            b'{"subs":{"a":{"recover":true,"epoch":"x","offset":3}},"name":"n","version":"1","headers":{"a":"b"}}',
+            commands.Connect(name="n", version="1", subs={"a": commands.Subscribe(recover=True, epoch="x", offset=3)}),
+        ),
+    ],
+)
+def test_bare_connects(body: bytes, request_: commands.Connect) -> None:
+    """A unidirectional stream begins with the request alone."""
+    assert commands.decode_connect(body) == request_
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b'{"token":1}',
+        b'{"subs":["a"]}',
+        b'{"subs":{"a":{"offset":-1}}}',
+        b'{"subs":{"a":{"offset":18446744073709551616}}}',
+        b"{}{}",
+        b'{"data":' + b"[" * 100_000,
+        b"\xff",
+    ],
+    ids=range(11),
+)
+def test_bare_connects_that_are_none(body: bytes) -> None:
+    """There is no reply to say it in, so anything else closes (3501)."""
+    with pytest.raises(errors.Closing) as closing:
+        commands.decode_connect(body)
+    assert closing.value.close == errors.BAD_COMMAND
+
+
+@given(st.binary(max_size=80) | FIELDS.map(json.dumps).map(str.encode))
+def test_any_bare_connect_decodes_or_closes(body: bytes) -> None:
+    """No bytes raise anything but the close."""
+    with contextlib.suppress(errors.Closing):
+        assert isinstance(commands.decode_connect(body), commands.Connect)

@@ -118,12 +118,63 @@ def test_results_without_fields(kind: str) -> None:
     assert json.loads(replies.done(4, kind)) == {"id": 4, kind: {}}
 
 
-def test_pushes() -> None:
-    """What ends a subscription or a stream says its code and its reason."""
-    assert (
-        replies.push(replies.unsubscribe_body("chat:1", errors.UNSUBSCRIBE_INSUFFICIENT))
-        == b'{"push":{"channel":"chat:1","unsubscribe":{"code":2500,"reason":"insufficient state"}}}'
-    )
+@pytest.mark.parametrize(
+    ("reply", "data"),
+    [
+        (replies.refresh(5, expires=True, ttl=60), b'{"id":5,"refresh":{"expires":true,"ttl":60}}'),
+        (replies.refresh(5, expires=False, ttl=0), b'{"id":5,"refresh":{}}'),
+        (replies.sub_refresh(5, expires=True, ttl=60), b'{"id":5,"sub_refresh":{"expires":true,"ttl":60}}'),
+        (replies.sub_refresh(5, expires=False, ttl=0), b'{"id":5,"sub_refresh":{}}'),
+        (replies.presence(5, {}), b'{"id":5,"presence":{"presence":{}}}'),
+        (
+            replies.presence(5, {"c": replies.client_info("42", "c"), "d": replies.client_info("", "d", b"[1]")}),
+            b'{"id":5,"presence":{"presence":{"c":{"user":"42","client":"c"},'
+            b'"d":{"user":"","client":"d","conn_info":[1]}}}}',
+        ),
+        (replies.presence_stats(5, 0, 0), b'{"id":5,"presence_stats":{"num_clients":0,"num_users":0}}'),
+        (replies.presence_stats(5, 3, 2), b'{"id":5,"presence_stats":{"num_clients":3,"num_users":2}}'),
+    ],
+)
+def test_rights_and_presence(reply: bytes, data: bytes) -> None:
+    """A right that does not end says nothing; presence and its counts are always said."""
+    assert reply == data
+
+
+RESULT = SubscribeResult(recoverable=True, positioned=True, epoch="x", offset=3, data=msgspec.Raw(b"[1]"))
+
+
+@pytest.mark.parametrize(
+    ("body", "data"),
+    [
+        (
+            replies.unsubscribe_body("chat:1", errors.UNSUBSCRIBE_EXPIRED),
+            b'{"channel":"chat:1","unsubscribe":{"code":2501,"reason":"subscription expired"}}',
+        ),
+        (
+            replies.subscribe_body("a", RESULT),
+            b'{"channel":"a","subscribe":{"recoverable":true,"positioned":true,"epoch":"x","offset":3,"data":[1]}}',
+        ),
+        (replies.subscribe_body("a", SubscribeResult()), b'{"channel":"a","subscribe":{}}'),
+        (replies.refresh_body(expires=True, ttl=60), b'{"refresh":{"expires":true,"ttl":60}}'),
+        (replies.refresh_body(expires=False, ttl=0), b'{"refresh":{}}'),
+        (
+            replies.connect_body(ConnectResult(client="c", version="v", session="s", ping=25)),
+            b'{"connect":{"client":"c","version":"v","ping":25,"session":"s"}}',
+        ),
+        (
+            replies.disconnect_body(errors.custom(4000, 'a "b"\n')),
+            b'{"disconnect":{"code":4000,"reason":"a \\"b\\"\\n"}}',
+        ),
+    ],
+)
+def test_bodies_of_pushes(body: bytes, data: bytes) -> None:
+    """A body is a whole message where there is no SDK, and stands in a push where there is one."""
+    assert body == data
+    assert json.loads(replies.push(body)) == {"push": json.loads(data)}
+
+
+def test_reasons_alone() -> None:
+    """Why a stream ends can be said without anything around it."""
     assert replies.disconnect_object(errors.GONE) == b'{"code":1001,"reason":""}'
     assert replies.PING == b"{}"
 
