@@ -243,8 +243,9 @@ def _made(jwk: _Jwk) -> Key:
 def _checked_rsa(key: RSAPublicKey) -> Key:
     if not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
         raise ValueError(f"an RSA key of {key.key_size} bits; it must have {RSA_BITS_MIN} to {RSA_BITS_MAX}")
-    if key.public_numbers().e.bit_length() > 64:
-        raise ValueError("an RSA key whose exponent is too large")
+    numbers = key.public_numbers()
+    if numbers.e.bit_length() > 64 or numbers.n % 2 == 0:
+        raise ValueError("an RSA key with numbers that none has")
     return Key(key, _RSA)
 
 
