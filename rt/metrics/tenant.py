@@ -52,6 +52,10 @@ class TenantMetrics(Series):
         key = (transport, code, reason)
         self._disconnects[key] = self._disconnects.get(key, 0) + 1
 
+    def moved(self, transport: str) -> None:
+        """A connection that :meth:`connected` counted goes on as another tenant's, who counts it from now on."""
+        self._connections[(transport,)] -= 1
+
     def recovered(self, transport: str, outcome: str) -> None:
         """A subscription began: ``fresh`` asked for no recovery, ``resumed`` got all it missed, ``gap`` did not."""
         self._recoveries[(transport, outcome)] += 1

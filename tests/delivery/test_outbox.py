@@ -13,8 +13,11 @@ from rt.config import Config, Delivery, Namespace
 from rt.delivery.connection import Connection
 from rt.delivery.hub import Hub
 from rt.delivery.subscription import State, Subscription
-from rt.errors import SHUTDOWN
+from rt.delivery.wheel import Wheel
+from rt.errors import SHUTDOWN, Unsubscribe
 from rt.metrics import Metrics
+from rt.protocol.options import Terms
+from rt.protocol.publication import Position
 from rt.protocol.wires import SOCKET
 from tests.callers import FakeBroker
 
@@ -71,6 +74,17 @@ class Owner(Connection):
     def lost(self, subscription: Subscription) -> None:
         """There are none."""
 
+    def subscribe_by_server(self, name: str, terms: Terms, since: Position | None) -> None:
+        """Nobody does."""
+
+    def unsubscribe_by_server(self, name: str, reason: Unsubscribe) -> None:
+        """Nobody does."""
+
+
+def a_hub(config: Config) -> Hub:
+    """A hub without a store."""
+    return Hub(config, FakeBroker(), Metrics().of("default"), node="n", wheel=Wheel(0.005))  # type: ignore[arg-type]
+
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(frames | st.integers(0, 12), max_size=30), st.booleans(), frames)
@@ -78,7 +92,7 @@ def test_what_is_written_comes_out_in_order(steps: list[bytes | int], ends: bool
     """An end keeps what is half sent, drops the rest, and sends the last words; a number of room drains."""
 
     async def run() -> None:
-        hub = Hub(Config(), FakeBroker(), Metrics(), node="n")  # type: ignore[arg-type]
+        hub = a_hub(Config())
         sink, written = FakeSink(), list[bytes]()
         outbox = Owner(hub, sink, SOCKET).outbox
         for step in steps:
@@ -117,8 +131,8 @@ def policy(namespace: Namespace, sizes: list[int], after: float = 0.0) -> tuple[
 
     async def run() -> tuple[State, dict[str, int], bool]:
         delivery = Delivery(low_watermark=100, high_watermark=300, stall_timeout=0.05, max_age=10.0)
-        hub = Hub(Config(delivery=delivery), FakeBroker(), Metrics(), node="n")  # type: ignore[arg-type]
-        hub.wheel.tick = 0.005
+        hub = a_hub(Config(delivery=delivery))
+        hub.wheel.start()
         hub.start()
         owner = Owner(hub, FakeSink(), SOCKET)
         feed = hub.feed(("c",), (namespace,))
@@ -134,7 +148,7 @@ def policy(namespace: Namespace, sizes: list[int], after: float = 0.0) -> tuple[
         async with asyncio.timeout(5):
             while after and not owner.closed:
                 await asyncio.sleep(0.005)
-        hub.halt()
+        hub.wheel.stop()
         return state, {why: count for why, count in hub.tally.slow.items() if count}, owner.closed
 
     return asyncio.run(run())
@@ -170,7 +184,7 @@ def test_a_socket_that_breaks_during_the_last_words_is_let_go() -> None:
     """Its connection is closed already and would not hear of it; the writer must not be called for ever."""
 
     async def run() -> None:
-        hub = Hub(Config(), FakeBroker(), Metrics(), node="n")  # type: ignore[arg-type]
+        hub = a_hub(Config())
         sink = FakeSink()
         owner = Owner(hub, sink, SOCKET)
         sink.room = 1
