@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs
 
@@ -12,6 +12,7 @@ from tornado.httputil import HTTPHeaders
 
 from rt import errors
 from rt.broker import Broker, Published, PublishOptions
+from rt.broker.presence import Stats
 from rt.config import Channel, Config, HttpApi, Namespace
 from rt.metrics import Metrics
 from rt.protocol.publication import Page, Position, Publication
@@ -27,6 +28,7 @@ CONFIG = Config(
         namespaces=(
             Namespace(name="live", history_size=0),
             Namespace(name="objects", publication_data_format="json_object"),
+            Namespace(name="room", presence=True),
         )
     ),
 )
@@ -72,6 +74,13 @@ class FakeBroker:
         self.removed: list[str] = []
         self.error: BaseException | None = None
         self.page = Page(Position("x", 7), [Publication(b'{"data":{"n":7}}', "x", 7)])
+        self.members = {"c1": b'{"user":"42","client":"c1","conn_info":{"n":1}}', "c2": b'{"user":"","client":"c2"}'}
+        self.counts = [b'{"a":1,"room:b":2}', b'{"a":3}']
+        self.sessions: dict[str, dict[str, bytes]] = {}
+        self.commands: list[bytes] = []
+        self.written: list[tuple[Any, ...]] = []
+        self.order: list[str] = []
+        self.full = 0  # how many of the next writes find the session full
         self.nodes = [b'{"uid":"1","name":"a","num_clients":3}', b'{"name":"no uid"}', b"junk"]
         self.open = 0
         self.most_open = 0
@@ -113,6 +122,43 @@ class FakeBroker:
         self.removed.append(channel)
         return self._later(None)
 
+    def presence(self, channel: str) -> asyncio.Future[dict[str, bytes]]:
+        """The same members in every channel."""
+        return self._later(self.members)
+
+    def presence_stats(self, channel: str) -> asyncio.Future[Stats]:
+        """As many as there are members, each another user."""
+        return self._later(Stats(len(self.members), len(self.members)))
+
+    def session(self, user: str) -> asyncio.Future[dict[str, bytes]]:
+        """What a test has put there."""
+        self.order.append("read")
+        return self._later(self.sessions.get(user, {}))
+
+    def update_session(
+        self, user: str, changes: Mapping[str, bytes], remove: Sequence[str], ttl: float
+    ) -> asyncio.Future[None]:
+        """Remember what was to be written."""
+        self.order.append("write")
+        self.written.append((user, dict(changes), sorted(remove), ttl))
+        if not self.full:
+            return self._later(None)
+        self.full -= 1
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        refused.set_exception(errors.Refused(errors.LIMIT_EXCEEDED))
+        return refused
+
+    def command(self, body: bytes) -> asyncio.Future[None]:
+        """Remember what all workers were told."""
+        self.order.append("command")
+        self.commands.append(body)
+        return self._later(None)
+
+    def survey(self, body: bytes) -> asyncio.Future[list[bytes]]:
+        """What two workers say, whatever is asked."""
+        self.commands.append(body)
+        return self._later(self.counts)
+
     async def workers(self) -> list[bytes]:
         """One worker, and two entries that make no sense."""
         return cast("list[bytes]", await self._later(self.nodes))
@@ -139,10 +185,10 @@ class Caller:
         headers = list(options.pop("headers", ()))
         if key is not None:
             headers.append(("X-API-Key", key.encode().decode("latin-1")))
-        request = FakeRequest(f"/api/{name}", body, headers=headers, **options)
+        request = FakeRequest(options.pop("path", f"/api/{name}"), body, headers=headers, **options)
 
         async def run() -> None:
-            api = Api(self.config, cast(Broker, self.broker), self.metrics)
+            api = Api(self.config, cast(Broker, self.broker), self.metrics.of("default"))
             api.door(cast("Request", request))
             for _ in range(5000):
                 if request.answers:

@@ -14,19 +14,17 @@ from typing import TYPE_CHECKING
 from rt import errors
 from rt.broker import Broker
 from rt.config import Config
-from rt.metrics import Metrics
-from rt.web.batch import error_object
-from rt.web.methods import WRONG_SHAPE, Methods
+from rt.metrics import TenantMetrics
+from rt.web.answers import WRONG_SHAPE, Outcome, error_object
+from rt.web.methods import Methods
 
 if TYPE_CHECKING:
     from rt.web.request import Request
 
 PREFIX = "/api/"
 
-NOT_YET = frozenset(
-    {"subscribe", "unsubscribe", "disconnect", "refresh", "presence", "presence_stats", "channels", "rpc"}
-)
-"""Methods of the API that callers may know and this server does not carry out: error 104."""
+ENVELOPE = "/api"
+"""The address of the old form, where the method stands in the body."""
 
 STATUS = {100: 500, 102: 404, 104: 404, 107: 400, 108: 400, 111: 429, 112: 416, 113: 409}
 """Error code -> HTTP status in the mode ``transport``; 400 for others."""
@@ -34,13 +32,18 @@ STATUS = {100: 500, 102: 404, 104: 404, 107: 400, 108: 400, 111: 429, 112: 416, 
 RETRY = (("Retry-After", "1"),)
 """Sent with an error that is temporary, in either mode: try again in a second."""
 
+# What stands for the method in the metrics, where there is none by that name.
 _UNKNOWN = "unknown"
+_LEGACY = "legacy"
+
+# Their answers stand without the wrapper that all others have.
+_BARE = frozenset({"batch", _LEGACY})
 
 
 class Api:
     """The server API of one worker. :meth:`door` is called with every request under ``/api``, its body complete."""
 
-    def __init__(self, config: Config, broker: Broker, metrics: Metrics) -> None:
+    def __init__(self, config: Config, broker: Broker, metrics: TenantMetrics) -> None:
         self._methods = Methods(config, broker)
         self._count = metrics.api
         self.reload(config)
@@ -58,9 +61,9 @@ class Api:
 
     def door(self, request: Request) -> None:
         """Answer one request, now or when the store has answered."""
-        name = request.path.removeprefix(PREFIX)
-        method = self._methods.by_name.get(name)
-        if method is None and name not in NOT_YET:
+        old = request.path == ENVELOPE
+        name = _LEGACY if old else request.path.removeprefix(PREFIX)
+        if not old and name not in self._methods.by_name:
             self._refuse(request, _UNKNOWN, 404, b"Not Found")
         elif request.method != "POST":
             self._refuse(request, name, 405, b"Method Not Allowed", ("Allow", "POST"))
@@ -72,10 +75,7 @@ class Api:
     def _call(self, request: Request, name: str) -> None:
         transport = self._transport or request.headers.get("X-Centrifugo-Error-Mode") == "transport"
         done = partial(self._answer, request, name, transport)
-        method = self._methods.by_name.get(name)
-        if method is None:
-            done(errors.METHOD_NOT_FOUND)
-            return
+        method = self._methods.by_name.get(name, self._methods.envelope)
         try:
             # The decoder looks at the text it converts, but not at what it only passes on.
             if not request.body.isascii():
@@ -92,10 +92,9 @@ class Api:
         presented = _presented_key(request)
         return bool(self._key) and presented is not None and hmac.compare_digest(presented, self._key)
 
-    def _answer(self, request: Request, name: str, transport: bool, outcome: bytes | errors.Error) -> None:
+    def _answer(self, request: Request, name: str, transport: bool, outcome: Outcome) -> None:
         if not isinstance(outcome, errors.Error):
-            # A batch stands without the wrapper that all others have.
-            request.reply(200, outcome if name == "batch" else b'{"result":%b}' % outcome)
+            request.reply(200, outcome if name in _BARE else b'{"result":%b}' % outcome)
             self._count(name, 0)
             return
         headers = RETRY if outcome.temporary else ()

@@ -1,32 +1,17 @@
-"""Several answers become one: for the channels of a broadcast, and for the commands of a batch."""
+"""Several answers become one: for the channels of a broadcast, and for commands that came in one body."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-
-import msgspec
+from functools import partial
 
 from rt import errors
+from rt.web.answers import Done, Outcome, entry
 
-Done = Callable[[bytes | errors.Error], None]
-Command = tuple[bytes, Callable[[Done], None]]
+Command = tuple[Callable[[Outcome], bytes], Callable[[Done], None]]
 
 REPLY_BYTES = 64 << 20
 """Bytes of replies after which a batch begins no more commands."""
-
-
-@lru_cache(maxsize=64)
-def error_object(error: errors.Error) -> bytes:
-    """An error as the API writes it: ``{"code":102,"message":"unknown channel"}``."""
-    return msgspec.json.encode({"code": error.code, "message": error.message})
-
-
-def entry(key: bytes, outcome: bytes | errors.Error) -> bytes:
-    """An outcome under its name: ``{"publish":{}}``, or ``{"error":{...}}`` whatever the name."""
-    if isinstance(outcome, errors.Error):
-        return b'{"error":%b}' % error_object(outcome)
-    return b'{"%b":%b}' % (key, outcome)
 
 
 class Gather:
@@ -39,7 +24,7 @@ class Gather:
         self._missing = count
         self._done = done
 
-    def fill(self, index: int, key: bytes, outcome: bytes | errors.Error) -> None:
+    def fill(self, index: int, key: bytes, outcome: Outcome) -> None:
         """The answer at ``index`` is here. To be called once for each."""
         self._entries[index] = entry(key, outcome)
         self._missing -= 1
@@ -50,9 +35,10 @@ class Gather:
 class Batch:
     """Commands of which at most ``window`` are under way; with a window of 1, each starts when the last is answered.
 
-    A command is the name of its reply and a callable that starts it. After an error 100 the commands not begun yet get
-    the same without being tried: each could wait for the store as long as the last one did. When the replies have
-    become larger than :data:`REPLY_BYTES`, the rest get error 106.
+    A command is what writes its outcome down, and a callable that starts it; ``done`` gets what was written, in the
+    order of the commands. After an error 100 the commands not begun yet get the same without being tried: each could
+    wait for the store as long as the last one did. When the replies have become larger than :data:`REPLY_BYTES`, the
+    rest get error 106.
     """
 
     __slots__ = (
@@ -68,7 +54,7 @@ class Batch:
         "_window",
     )
 
-    def __init__(self, commands: Sequence[Command], window: int, done: Done) -> None:
+    def __init__(self, commands: Sequence[Command], window: int, done: Callable[[list[bytes]], None]) -> None:
         self._commands = commands
         self._window = window
         self._done = done
@@ -81,7 +67,7 @@ class Batch:
     def run(self) -> None:
         """Begin what may begin now; the rest follows as answers come."""
         if not self._commands:
-            self._done(b'{"replies":[]}')
+            self._done([])
         # A command that is answered at once comes back here from inside the loop, which goes on by itself: a thousand
         # of them must not be a thousand calls deep.
         if self._filling:
@@ -95,15 +81,15 @@ class Batch:
         index = self._next
         self._next += 1
         self._flying += 1
-        key, command = self._commands[index]
-        done = partial(self._answered, index, key)
+        write, start = self._commands[index]
+        done = partial(self._answered, index, write)
         if self._refusal is None:
-            command(done)
+            start(done)
         else:
             done(self._refusal)
 
-    def _answered(self, index: int, key: bytes, outcome: bytes | errors.Error) -> None:
-        self._entries[index] = entry(key, outcome)
+    def _answered(self, index: int, write: Callable[[Outcome], bytes], outcome: Outcome) -> None:
+        self._entries[index] = write(outcome)
         self._size += len(self._entries[index])
         self._flying -= 1
         self._missing -= 1
@@ -114,4 +100,4 @@ class Batch:
         if self._missing:
             self.run()
         else:
-            self._done(b'{"replies":[%b]}' % b",".join(self._entries))
+            self._done(self._entries)

@@ -62,7 +62,20 @@ def test_without_a_configured_key_nobody_may_call(key: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "nothing", "publish/", "publish/x", "Publish", "create_user", "../health", "__proto__"]
+    "name",
+    [
+        "",
+        "nothing",
+        "publish/",
+        "publish/x",
+        "Publish",
+        "legacy",
+        "envelope",
+        "map_publish",
+        "connections",
+        "../health",
+        "__proto__",
+    ],
 )
 def test_unknown_addresses_are_404(caller: Caller, name: str) -> None:
     """Also without a key: which methods there are is no secret."""
@@ -76,12 +89,6 @@ def test_only_post_may_call(caller: Caller, verb: str) -> None:
     request = caller.request("publish", method=verb)
     assert request.answers == [(405, b"Method Not Allowed")]
     assert request.sent["Allow"] == "POST"
-
-
-@pytest.mark.parametrize("name", ["presence", "subscribe", "channels", "rpc"])
-def test_known_methods_that_are_not_there_answer_104(caller: Caller, name: str) -> None:
-    """The library that calls one gets an error it understands."""
-    assert caller.call(name) == {"error": {"code": 104, "message": "method not found"}}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +126,10 @@ def test_what_is_no_request_is_400(caller: Caller, body: bytes) -> None:
     [
         ("publish", {"channel": "a", "data": 1}, DOWN, 500, 100),
         ("publish", {"channel": "no:a", "data": 1}, None, 404, 102),
-        ("presence", {}, None, 404, 104),
+        ("rpc", {"method": "anything"}, None, 404, 104),
+        ("presence", {"channel": "a"}, None, 400, 108),
+        ("subscribe", {"user": "42", "channel": "no:a"}, None, 404, 102),
+        ("refresh", {"user": "42"}, DOWN, 500, 100),
         ("publish", {"channel": "", "data": 1}, None, 400, 107),
         ("history", {"channel": "live:a"}, None, 400, 108),
         ("history", {"channel": "a", "since": {"offset": 1, "epoch": "other"}}, None, 416, 112),
@@ -163,10 +173,10 @@ def test_every_answer_is_counted(caller: Caller) -> None:
     caller.request("anything")
     text = caller.metrics.render().decode()
     for line in (
-        'rt_api_requests_total{code="0",method="publish"} 1.0',
-        'rt_api_requests_total{code="102",method="publish"} 1.0',
-        'rt_api_requests_total{code="400",method="publish"} 1.0',
-        'rt_api_requests_total{code="404",method="unknown"} 1.0',
+        'rt_api_requests_total{code="0",method="publish",tenant="default"} 1.0',
+        'rt_api_requests_total{code="102",method="publish",tenant="default"} 1.0',
+        'rt_api_requests_total{code="400",method="publish",tenant="default"} 1.0',
+        'rt_api_requests_total{code="404",method="unknown",tenant="default"} 1.0',
     ):
         assert line + "\n" in text
 
@@ -175,7 +185,7 @@ def test_a_new_config_holds_from_the_next_request_on(caller: Caller) -> None:
     """Key, mode and namespaces are exchanged in place."""
 
     async def run() -> list[FakeRequest]:
-        api = Api(CONFIG, cast(Broker, caller.broker), caller.metrics)
+        api = Api(CONFIG, cast(Broker, caller.broker), caller.metrics.of("default"))
         api.reload(Config(http_api=HttpApi(key="new"), channel=Channel(namespaces=(Namespace(name="no"),))))
         requests = [
             FakeRequest("/api/publish", b'{"channel":"no:a","data":1}', headers=[("X-API-Key", key)])
@@ -195,7 +205,7 @@ def test_stopping_answers_who_still_waits(caller: Caller) -> None:
     """A call that asks all workers is ended with error 100, and no task is left behind."""
 
     async def run() -> FakeRequest:
-        api = Api(CONFIG, cast(Broker, caller.broker), caller.metrics)
+        api = Api(CONFIG, cast(Broker, caller.broker), caller.metrics.of("default"))
         request = FakeRequest("/api/info", b"{}", headers=[("X-API-Key", "k\xc3\xa9y")])
         api.door(cast("Request", request))
         await api.stop()

@@ -6,11 +6,13 @@ import re
 from pathlib import Path
 from typing import cast
 
+from rt import errors
 from rt.broker import Broker
+from rt.broker.sessions import MAX_FIELDS
 from rt.config import Config
 from rt.delivery import publishing
-from rt.protocol import payload
-from rt.web import api, batch, methods
+from rt.protocol import pattern, payload
+from rt.web import api, audiences, batch, envelope, methods, publications, users
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
@@ -23,21 +25,34 @@ def test_each_method_has_its_section_and_its_example() -> None:
     assert all(f"/api/{name} " in sections[name] for name in known)
 
 
-def test_methods_that_are_not_there_are_named() -> None:
-    """Who looks for one finds that it answers 104."""
-    assert all(f"`{name}`" in PAGE for name in api.NOT_YET)
+def test_the_old_form_is_told_with_its_numbers() -> None:
+    """Name by name, and the most that one body may hold."""
+    text = " ".join(PAGE.partition("## The old form")[2].split())
+    assert ", ".join(f"{number} {name}" for number, name in enumerate(envelope.METHODS)) in text
+    assert f"up to {methods.BATCH_COMMANDS} commands" in text
+
+
+def test_every_method_stands_in_the_table_at_the_top() -> None:
+    """With a link to its section."""
+    top = PAGE.partition("## The key")[0]
+    assert all(f"[{name}](#{name})" in top for name in methods.Methods(Config(), cast(Broker, None)).by_name)
 
 
 def test_bounds_and_statuses_are_those_of_the_code() -> None:
     """Numbers in the page cannot go stale."""
     for words in (
-        f"1 to {methods.BROADCAST_CHANNELS}",
-        f"at most {methods.BROADCAST_BYTES >> 20} MiB",
+        f"1 to {publications.BROADCAST_CHANNELS}",
+        f"at most {publications.BROADCAST_BYTES >> 20} MiB",
         f"Up to {methods.BATCH_COMMANDS}",
         f"{methods.BATCH_WINDOW} at a time",
         f"beyond {batch.REPLY_BYTES >> 20} MiB",
         f"at most {publishing.KEY_LENGTH} bytes",
         f"At most {payload.DEPTH} levels",
+        f"More than {audiences.CHANNELS:,} channels",
+        f"at most {pattern.LENGTH_MAX} characters",
+        f"may have {users.COMMAND_BYTES >> 10} KiB",
+        f"at most {errors.REASON_MAX} bytes",
+        f"about {MAX_FIELDS // 100 * 100} channels",
     ):
         assert words in " ".join(PAGE.split()), words
     assert "100 → 500, 102 and 104 → 404, 107 and 108 → 400, 112 → 416" in PAGE

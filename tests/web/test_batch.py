@@ -22,13 +22,23 @@ def test_batch_answers_under_the_name_of_the_method(caller: Caller) -> None:
         {"publish": {"channel": "no:a", "data": 1}},
         {"publish": {"channel": 5}},
         {"nothing": {}},
-        {"presence": {"channel": "a"}},
+        {"rpc": {"method": "anything"}},
         {"batch": {"commands": []}},
         {},
         None,
         {"publish": {}, "info": {}},
         {"history": {"channel": "a"}},
         {"broadcast": {"channels": ["a"], "data": 2}},
+        {"presence": {"channel": "room:a"}},
+        {"presence_stats": {"channel": "room:a"}},
+        {"channels": {}},
+        {"info": {}},
+        {"subscribe": {"user": "42", "channel": "a"}},
+        {"unsubscribe": {"user": "42"}},
+        {"disconnect": {"user": "42"}},
+        {"refresh": {"user": "42"}},
+        {"presence": {"channel": "a"}},
+        {"disconnect": {"user": "42", "disconnect": {"code": 1}}},
     ]
     replies = caller.call("batch", {"commands": commands})["replies"]
     assert replies[0] == {"publish": {"offset": 1, "epoch": "x"}}
@@ -36,6 +46,12 @@ def test_batch_answers_under_the_name_of_the_method(caller: Caller) -> None:
     assert [reply["error"]["code"] for reply in replies[2:10]] == [102, 107, 104, 104, 104, 107, 107, 107]
     assert replies[10]["history"]["offset"] == 7
     assert replies[11] == {"broadcast": {"responses": [{"result": {"offset": 2, "epoch": "x"}}]}}
+    assert replies[12]["presence"]["presence"].keys() == {"c1", "c2"}
+    assert replies[13] == {"presence_stats": {"num_clients": 2, "num_users": 2}}
+    assert replies[14] == {"channels": {"channels": {"a": {"num_clients": 4}, "room:b": {"num_clients": 2}}}}
+    assert len(replies[15]["info"]["nodes"]) == 1
+    assert replies[16:20] == [{name: {}} for name in ("subscribe", "unsubscribe", "disconnect", "refresh")]
+    assert [reply["error"]["code"] for reply in replies[20:]] == [108, 107]
 
 
 @pytest.mark.parametrize(("parallel", "open_at_once"), [(False, 1), (True, methods.BATCH_WINDOW)])

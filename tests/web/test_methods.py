@@ -12,7 +12,7 @@ import pytest
 
 from rt.broker import PublishOptions
 from rt.protocol.publication import Page, Position
-from rt.web import methods
+from rt.web import audiences, methods, publications, users
 from tests.callers import DOWN, Caller
 
 
@@ -69,6 +69,29 @@ def test_options_of_a_publish(caller: Caller) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["publish", "broadcast"])
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"version": 3, "version_epoch": "e"}, (3, "e")),
+        ({"version": 2**64 - 1}, (2**64 - 1, "")),
+        ({"version": 3, "version_epoch": None}, (3, "")),
+        ({"version": 0, "version_epoch": "e"}, (0, "")),
+        ({"version_epoch": "e"}, (0, "")),
+    ],
+)
+def test_a_version_is_handed_on_with_its_epoch(caller: Caller, name: str, params: Any, expected: Any) -> None:
+    """0 is none, and without a version the epoch says nothing."""
+    caller.call(name, {"channel": "a", "channels": ["a"], "data": 1} | params)
+    assert [(options.version, options.version_epoch) for _, _, options in caller.broker.published] == [expected]
+
+
+@pytest.mark.parametrize("version", [-1, 2**64, "3", 1.5, True])
+def test_what_is_no_version_is_400(caller: Caller, version: Any) -> None:
+    """It is a whole number of 64 bits without a sign."""
+    assert caller.request("publish", {"channel": "a", "data": 1, "version": version}).answers[0][0] == 400
+
+
 def test_null_is_as_good_as_absent(caller: Caller) -> None:
     """Libraries of other languages send the fields that they do not set."""
     fields = ("b64data", "tags", "idempotency_key", "skip_history", "version", "version_epoch")
@@ -90,7 +113,7 @@ def test_null_is_as_good_as_absent(caller: Caller) -> None:
         ({"channel": "no:a", "data": 1}, 102),
         ({"channel": "objects:a", "data": [1]}, 107),
         ({"channel": "a", "data": 1, "idempotency_key": "k" * 256}, 107),
-        ({"channel": "a", "data": 1, "version": 3}, 108),
+        ({"channel": "a", "data": 1, "version": 3, "version_epoch": "é" * 128}, 107),
         ({"channel": "a", "data": json.loads("[" * 200 + "]" * 200)}, 107),
     ],
 )
@@ -203,7 +226,19 @@ def test_info_lists_the_workers_that_make_sense(caller: Caller) -> None:
     assert caller.call("info") == {"result": {"nodes": [{"uid": "1", "name": "a", "num_clients": 3}]}}
 
 
-def test_no_call_of_the_api_is_a_coroutine() -> None:
+@pytest.mark.parametrize(
+    ("params", "code"), [({"method": "anything", "params": {"a": 1}}, 104), ({"method": ""}, 107), ({}, 107)]
+)
+def test_there_are_no_extensions_to_call(caller: Caller, params: Any, code: int) -> None:
+    """A method that is not there, or none at all."""
+    assert caller.call("rpc", params)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    "nouns", [methods.Methods, publications.Publications, audiences.Audiences, users.Users], ids=lambda n: n.__name__
+)
+def test_no_call_of_the_api_is_a_coroutine(nouns: type) -> None:
     """The publish path makes no task: the answer is given in the callback of the store's future."""
-    functions = {name: f for name, f in vars(methods.Methods).items() if isinstance(f, types.FunctionType)}
-    assert [name for name, function in functions.items() if inspect.iscoroutinefunction(function)] == ["stop"]
+    functions = {name: f for name, f in vars(nouns).items() if isinstance(f, types.FunctionType)}
+    coroutines = [name for name, function in functions.items() if inspect.iscoroutinefunction(function)]
+    assert coroutines == (["stop"] if nouns is methods.Methods else [])
