@@ -47,8 +47,9 @@ def _of_tenant(draft: Draft, index: int, production: bool) -> Iterator[Finding]:
         owned = {key for key in keys if _is_own(key, own)}
         missing = finding.path.startswith(INHERITED) and not any(key in places for key in keys)
         if owned or missing:
-            # A key that is inherited counts as involved, so that nothing follows from a mistake in it.
-            needs = [prefix + key if key in owned else key for key in keys]
+            # Its own keys come first: that is where to point. An inherited one is involved too, so that nothing
+            # follows from a mistake in it.
+            needs = [prefix + key for key in keys if key in owned] + [key for key in keys if key not in owned]
             finding = finding._replace(path=prefix + finding.path, needs=tuple(needs))
         yield finding
 

@@ -17,6 +17,8 @@ OPTIONS = ", ".join(name for name in keys(Namespace) if name != "name")
 ADDRESS = 'an IPv4 or IPv6 address (IPv6 in quotes), localhost, or "" for all addresses'
 SPELLED = "the value itself, in quotes if it begins with *, & or !"
 URL = "embedded, redis://host:port/db, rediss://host:port/db or unix:///path?db=0"
+HTTP_URL = 'an http:// or https:// URL of printable ASCII, without a user or a fragment, or ""'
+REGEX = 'a regular expression of at most 1024 characters, or ""'
 ORIGIN = 'scheme://host or scheme://host:port without a path ("*" may stand in the host), "*" or "null"'
 
 BROKEN = [
@@ -136,6 +138,27 @@ BROKEN = [
     ),
     ("redis: {url: http://store}\n", f"f:1: redis.url: found another text, expected {URL}"),
     ("redis: {prefix: 'a{b}'}\n", 'f:1: redis.prefix: found "a{b}", expected 1 to 32 letters, digits, dots, - or _'),
+    (
+        "client: {token: {jwks_public_endpoint: 'ftp://a/keys'}}\n",
+        f"f:1: client.token.jwks_public_endpoint: found another text, expected {HTTP_URL}",
+    ),
+    (
+        "client: {token: {rsa_public_key: abc}}\n",
+        "f:1: client.token.rsa_public_key: found another text, "
+        'expected an RSA public key of at least 2048 bits in PEM, or ""',
+    ),
+    (
+        "client: {token: {issuer_regex: '('}}\n",
+        f'f:1: client.token.issuer_regex: found "(", expected {REGEX}',
+    ),
+    (
+        "channel: {without_namespace: {channel_regex: '[[a]'}}\n",
+        f'f:1: channel.without_namespace.channel_regex: found "[[a]", expected {REGEX}',
+    ),
+    (
+        "client: {token: {user_id_claim: a.b}}\n",
+        "f:1: client.token.user_id_claim: found a.b, expected at most 64 letters and _",
+    ),
     ("channel:\n  namespaces:\n    - name: a\n", f"f:3: channel.namespaces[0].name: found a, {NAMED}"),
     ("channel:\n  namespaces:\n    - history_size: 1\n", f"f:3: channel.namespaces[0].name: found nothing, {NAMED}"),
     ("channel:\n  namespaces: [{name: 'a:b'}]\n", f"f:2: channel.namespaces[0].name: found a:b, {NAMED}"),
@@ -157,6 +180,11 @@ BROKEN = [
     (
         "http_api:\n  key: a\n  key_file: b\n",
         "f:3: http_api.key_file: found both key and key_file, expected one of them",
+    ),
+    (
+        "client: {token: {rsa_public_key_file: /dev/null}}\n",
+        "f:1: client.token.rsa_public_key_file: found a file that cannot be read (not a regular file), "
+        "expected a readable file with a public key in UTF-8",
     ),
     ("server:\n  tls:\n    cert_file: /nowhere/c\n", "f:3: server.tls.key_file: found nothing, expected a path"),
 ]

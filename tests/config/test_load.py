@@ -135,6 +135,22 @@ def test_production_config_loads(secrets: dict[str, str]) -> None:
     assert config.http_api.key == "a" * 32
 
 
+def test_production_example_of_tenants_loads(secrets: dict[str, str]) -> None:
+    """The tenants that stand in comments are good as soon as their secrets are there."""
+    directory = Path(secrets["CREDENTIALS_DIRECTORY"])
+    for name in ("acme_token_key", "acme_api_key", "globex_api_key"):
+        (directory / name).write_text(name * 4)
+    text = (ROOT / "config/production.yaml").read_text()
+    head, _, example = text.partition("# tenants:\n")
+    example = "tenants:\n" + "".join(f"{line.removeprefix('# ')}\n" for line in example.splitlines())
+    config = parse((head + example).encode(), "f", secrets)
+    acme, globex = config.tenants
+    assert acme.client.token.hmac_secret_key == "acme_token_key" * 4
+    assert globex.client.token.issuer == globex.issuers[0]
+    assert globex.redis == config.redis
+    assert acme.channel == config.channel
+
+
 def test_production_config_needs_its_environment() -> None:
     """Without the variables each key that wants one is told, and nothing follows from it."""
     with pytest.raises(ConfigError) as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from cryptography.x509.oid import NameOID
 
 from rt.config import Config, ConfigError, parse
 from rt.config.rules import PRODUCTION, RULES
+from tests.config.publics import ec_key, rsa_key
 
 OFF = "f:1: channel.without_namespace."
+PERSONAL = "client.subscribe_to_user_personal_channel"
 NO_HISTORY = "true without history, expected false, or history_size and history_ttl above zero"
 
 BROKEN = [
@@ -75,6 +78,52 @@ BROKEN = [
     (
         "client: {token: {hmac_previous_secret_key: a}}",
         "f:1: client.token.hmac_previous_secret_key: found no hmac_secret_key beside it, expected both keys",
+    ),
+    (
+        "channel: {without_namespace: {allow_presence_for_anonymous: true}}",
+        f"{OFF}allow_presence_for_anonymous: found true without allow_presence_for_client, "
+        "expected allow_presence_for_client: true beside it",
+    ),
+    (
+        "channel: {without_namespace: {auto_cache_recover: true}}",
+        f"{OFF}auto_cache_recover: found true without them, "
+        "expected force_recovery: true and force_recovery_mode: cache beside it",
+    ),
+    (
+        "channel: {without_namespace: {auto_cache_recover: true, force_recovery_mode: cache, force_recovery: false}}",
+        f"{OFF}auto_cache_recover: found true without them, "
+        "expected force_recovery: true and force_recovery_mode: cache beside it",
+    ),
+    (
+        "client: {presence_update_interval: 31s}",
+        "f:1: client.presence_update_interval: found 31s, expected at most half of redis.presence_ttl (60s)",
+    ),
+    (
+        "redis: {presence_ttl: 40s}",
+        "f:1: client.presence_update_interval: found 25s, expected at most half of redis.presence_ttl (40s)",
+    ),
+    (
+        "client:\n  subscribe_to_user_personal_channel: {enabled: true, personal_channel_namespace: user}",
+        f"f:2: {PERSONAL}.personal_channel_namespace: found user, expected the name of one of channel.namespaces",
+    ),
+    (
+        "client:\n  subscribe_to_user_personal_channel: {enabled: true, single_connection: true}",
+        f"f:2: {PERSONAL}.single_connection: found true without presence, "
+        "expected presence: true in channel.without_namespace",
+    ),
+    (
+        "client: {subscribe_to_user_personal_channel: {enabled: true, personal_channel_namespace: user, "
+        "single_connection: true}}\nchannel: {namespaces: [{name: news, presence: true}, {name: user}]}",
+        f"f:1: {PERSONAL}.single_connection: found true without presence, "
+        "expected presence: true in channel.namespaces[1]",
+    ),
+    (
+        "client: {token: {audience: a, audience_regex: a}}",
+        "f:1: client.token.audience_regex: found audience beside it, expected one of them",
+    ),
+    (
+        "client: {token: {issuer: a, issuer_regex: a}}",
+        "f:1: client.token.issuer_regex: found issuer beside it, expected one of them",
     ),
     ("redis: {password: a}", "f:1: redis.password: found a password for the embedded store, expected a url beside it"),
     (
@@ -158,6 +207,35 @@ def test_production_for_anonymous_users_needs_no_token_key() -> None:
     text = b"client: {allow_anonymous_connect_without_token: true}"
     env = {name: value for name, value in SAFE.items() if "HMAC" not in name}
     assert parse(text, "f", env).client.token.hmac_secret_key == ""
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"rsa_public_key: {json.dumps(rsa_key())}",
+        f"ecdsa_public_key: {json.dumps(ec_key())}",
+        "jwks_public_endpoint: 'https://id.example.com/keys'",
+    ],
+)
+def test_production_with_public_keys_needs_no_secret_one(key: str) -> None:
+    """Where tokens are signed with another kind of key there is no HMAC key to be strong."""
+    env = {name: value for name, value in SAFE.items() if "HMAC" not in name}
+    assert parse(f"client: {{token: {{{key}}}}}".encode(), "f", env).server.mode == "production"
+
+
+def test_personal_channels_in_their_namespace_are_good() -> None:
+    """A namespace with presence serves personal channels of one connection; what is off need not fit."""
+    text = "{enabled: %s, personal_channel_namespace: %s, single_connection: true}"
+    channel = "channel: {namespaces: [{name: user, presence: true}]}"
+    for personal in (text % ("true", "user"), text % ("false", "nobody")):
+        whole = f"client: {{subscribe_to_user_personal_channel: {personal}}}\n{channel}"
+        assert parse(whole.encode(), "f", {}).channel.namespace("user")
+
+
+def test_cache_may_begin_with_the_newest() -> None:
+    """auto_cache_recover is good where every subscription recovers by cache."""
+    text = b"channel: {without_namespace: {auto_cache_recover: true, force_recovery_mode: cache}}"
+    assert parse(text, "f", {}).channel.without_namespace.auto_cache_recover
 
 
 def test_what_is_off_may_be_written() -> None:

@@ -5,11 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt.config.values import Address, Duration, File, Flag, Kind, Number, Origin, Secret, Size, StoreUrl, Unfit, Whole
+from rt.config.values import (
+    Address,
+    Duration,
+    File,
+    Flag,
+    HostName,
+    HttpUrl,
+    Kind,
+    Number,
+    Origin,
+    Pattern,
+    PublicKey,
+    Secret,
+    Size,
+    StoreUrl,
+    Unfit,
+    Whole,
+)
 from rt.web.origin import Origins
+from tests.config.publics import ec_key, rsa_key, rsa_private
 
 DURATION = Duration("0s", "365d")
 SIZE = Size("0", "1GiB")
@@ -36,6 +56,16 @@ SIZE = Size("0", "1GiB")
         (Flag(), "true", True),
         (Address(), "", ""),
         (Address(), "::1", "::1"),
+        (HostName(), "Api.Example.com", "api.example.com"),
+        (HostName(), "localhost", "localhost"),
+        (HostName(), "127.0.0.1", "127.0.0.1"),
+        (HostName(), "[::1]", "[::1]"),
+        (HttpUrl(), "", ""),
+        (HttpUrl(), "http://[::1]:8080/keys?p=a", "http://[::1]:8080/keys?p=a"),
+        (HttpUrl(), "https://id.example.com", "https://id.example.com"),
+        (Pattern(), "", ""),
+        (Pattern(), "^[a-z]+$", "^[a-z]+$"),
+        (PublicKey("RSA"), "", ""),
         (StoreUrl(), "embedded", "embedded"),
         (StoreUrl(), "redis://user:p%40ss@host:6379/1", "redis://user:p%40ss@host:6379/1"),
         (StoreUrl(), "redis://[::1]:6379", "redis://[::1]:6379"),
@@ -96,6 +126,26 @@ def test_text_is_read(kind: Kind, text: str, value: Any) -> None:
                 "redis:///0",
             ],
         ),
+        (
+            HostName(),
+            ["", "a:80", "a..b", "-a", "a-", "*.a.com", "::1", "[::1", "a/b", "a.", "é.com", "a" * 64, "1.a." * 70],
+        ),
+        (
+            HttpUrl(),
+            [
+                "a",
+                "//a",
+                "http://",
+                "http:///a",
+                "https://u@a",
+                "https://u:p@a",
+                "https://a#b",
+                "https://a b",
+                "https://a:0",
+            ]
+            + ["https://a:x", "http://[::1", "https://é", "file:///a", "https://a/" + "a" * 2048],
+        ),
+        (Pattern(), ["(", "[[a]", "a**", "(?P<a", "a" * 1025, "(?<=a+)b"]),
         (Secret(), ["a\n", " a", "a" * 4097]),
         (File(), ["", "a" * 4097]),
     ],
@@ -105,6 +155,34 @@ def test_other_text_is_refused(kind: Kind, texts: list[str]) -> None:
     for text in texts:
         with pytest.raises(Unfit):
             kind.read(text)
+
+
+def test_public_keys_have_one_form() -> None:
+    """The two ways to write an RSA key, with white space around them, are read to the same text."""
+    kind = PublicKey("RSA")
+    key = kind.read(rsa_key())
+    assert key == kind.read(f"\n{rsa_key(form=PublicFormat.PKCS1)}\n") == rsa_key().strip()
+    assert PublicKey("EC").read(ec_key()) == ec_key().strip()
+    assert PublicKey("EC").read(ec_key(ec.SECP521R1()))
+
+
+def test_other_keys_are_refused() -> None:
+    """A key of another family, a short one, an unusual curve, a private one and none at all are no public key."""
+    form = Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    private = rsa_private().private_bytes(*form).decode()
+    for family, text in [
+        ("RSA", ec_key()),
+        ("RSA", rsa_key(1024)),
+        ("RSA", private),
+        ("RSA", rsa_key()[:-40]),
+        ("RSA", "x" * 10000),
+        ("EC", rsa_key()),
+        ("EC", ec_key(ec.SECP256K1())),
+        ("EC", "é"),
+    ]:
+        with pytest.raises(Unfit):
+            PublicKey("RSA" if family == "RSA" else "EC").read(text)
+    assert PublicKey("RSA").show(private) == "a private key"
 
 
 @given(st.integers(0, 365 * 86400 * 1000))
