@@ -1,8 +1,8 @@
-"""One worker, wired: the store on one side, the doors on the other, delivery between them.
+"""One worker, wired: its tenants (see rt/tenant.py), the listening sockets, the doors, those for operators.
 
     protocol  <-  broker  <-  delivery  <-  web
 
-Publications flow up through a callable that is handed over here; everything else calls to the left.
+Publications flow up through a callable that is handed over in each tenant; everything else calls to the left.
 """
 
 from __future__ import annotations
@@ -10,95 +10,104 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import ssl
+from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
-import msgspec
 from tornado.httpserver import HTTPServer
 from tornado.iostream import IOStream, SSLIOStream
 from tornado.web import Application, RequestHandler
 
-from rt import __version__
-from rt.broker import Broker, PublishOptions, StoreSettings
-from rt.config import Config, Redis
+from rt.broker import PublishOptions
+from rt.config import Config
 from rt.delivery import publishing
-from rt.delivery.hub import Hub
-from rt.errors import StoreError
+from rt.delivery.wheel import Wheel
+from rt.errors import SHUTDOWN, UNAVAILABLE, Close
 from rt.metrics import Metrics
 from rt.protocol.replies import publication_body
+from rt.tenant import NOBODY, Embedded, Lobby, Seat, Tenant
 from rt.web import demo, internal, sse, websocket
-from rt.web.api import Api
-from rt.web.entrance import Entrance
 from rt.web.listener import Accept, Listener
-from rt.web.router import MAX_HEADERS, Router
+from rt.web.router import MAX_HEADERS, Router, StreamDoor
+from rt.web.tenants import Tenants
 
 log = logging.getLogger("rt.app")
 
-REGISTER = 3.0  # seconds between two signs of life in the registry of workers
-REGISTER_AGAIN = 0.25  # and after one that did not get through
-REGISTER_TTL = 10.0
 USER_TIMEOUT = 30.0  # seconds a peer may acknowledge nothing
 GRACE = 0.5  # seconds left at the stop for calls of the API that are being answered
+OTHERS = 0.25  # seconds left at the start for the stores of other tenants when the first is there
+
+STREAMS: dict[str, StreamDoor] = {
+    "/connection/websocket": websocket.sdk,
+    "/connection/uni_websocket": websocket.uni,
+    "/connection/uni_sse": sse.uni,
+    "/ws": websocket.plain,
+    "/sse": sse.plain,
+}
 
 
 class App:
     """A worker's life: ``start``, ``reload`` any number of times, ``stop``.
 
-    ``name`` is the worker's name for clients and other workers, ``index`` its number here, ``lineage`` the embedded
-    store's.
+    ``name`` is the worker's name for clients and other workers, ``index`` its number here; ``store`` and ``lineage``
+    are those of the embedded store, where one runs.
     """
 
-    def __init__(self, config: Config, *, index: int, name: str, lineage: str | None) -> None:
+    def __init__(self, config: Config, *, index: int, name: str, lineage: str | None, store: str = "") -> None:
         self._config = config
         self._index = index
         self._name = name
-        self._lineage = lineage
+        self._embedded = None if lineage is None else Embedded(store or config.redis.url, lineage)
         self._listeners: list[Listener] = []
-        self._tasks: list[asyncio.Task[None]] = []
+        self._internal: list[Listener] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._served: dict[str, Tenant] = {}
+        self._lobby: Lobby | None = None
         self._ticker: demo.Ticker | None = None
+        self._leaving = False
 
     async def start(self, public: list[socket.socket], internal_sockets: list[socket.socket]) -> None:
-        """Connect to the store (which may be down) and accept on the given listening sockets."""
+        """Connect to the stores (which may be down) and accept on the given listening sockets."""
         config = self._config
-        self._started_at = asyncio.get_running_loop().time()
-        self._metrics = Metrics()
-        self._broker = Broker(_settings(config.redis, self._lineage), worker=self._name)
-        self._hub = Hub(config, self._broker, self._metrics, node=self._name)
-        self._api = Api(config, self._broker, self._metrics)
-        self._entrance = Entrance(self._hub, config)
-        self._wire_metrics()
-        await self._broker.start(
-            on_publication=self._hub.broadcast, on_removed=self._hub.emptied, on_resumed=self._hub.check_all
-        )
-        self._hub.start()
+        metrics = self._metrics = Metrics()
+        self._seat = Seat(self._name, Wheel(), metrics, asyncio.get_running_loop().time())
+        self._seat.wheel.start()
+        self._tenants = Tenants(partial(metrics.of, NOBODY))
+        metrics.gauge("rt_worker_leaving", lambda: int(self._leaving))
+        self._served = self._made(config)
         if config.server.demo and self._index == 0:
-            self._ticker = demo.Ticker(self._publish_price)
+            self._ticker = demo.Ticker(partial(self._publish_price, self._served["default"]))
+        for tenant in self._served.values():
+            await tenant.start()
+        self._open_lobby(config)
+        self._arrange()
         await self._reached(config.redis.connect_timeout)
-        self._tasks = [asyncio.create_task(self._count()), asyncio.create_task(self._register())]
+        self._counting = asyncio.create_task(self._count())
         self._accept(public, internal_sockets)
 
     async def _reached(self, seconds: float) -> None:
-        """Wait for the store, but not long: clients that wait in the listener are better served than refused."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while not self._broker.ready:
-                    await asyncio.sleep(0.01)
+        """Wait for the stores, but not long: clients that wait in the listener are better served than refused. When one
+        is there, those that are not yet get a moment only: a dead store keeps no other tenant waiting."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while (now := loop.time()) < deadline:
+            ready = [tenant.broker.ready for tenant in self._served.values()]
+            if all(ready):
+                return
+            if any(ready):
+                deadline = min(deadline, now + OTHERS)
+            await asyncio.sleep(0.01)
 
     def _accept(self, public: list[socket.socket], internal_sockets: list[socket.socket]) -> None:
         server = self._config.server
-        streams = {
-            "/connection/websocket": websocket.sdk(self._entrance),
-            "/ws": websocket.plain(self._entrance),
-            "/sse": sse.door(self._entrance),
-        }
-        handlers = demo.handlers(self._broker) if server.demo else []
+        handlers = demo.handlers(self._served["default"].broker) if server.demo else []
         application = Application(handlers, default_handler_class=_NotFound, log_function=_log_nothing)
-        router = Router(application, streams, self._api.door, max_body=server.max_body_size)
+        self._router = Router(application, STREAMS, self._tenants, max_body=server.max_body_size)
         context = _tls(self._config)
         http = HTTPServer(
-            router,
+            self._router,
             idle_connection_timeout=server.header_timeout,
             body_timeout=server.header_timeout,
             max_header_size=4 * MAX_HEADERS,
@@ -110,32 +119,91 @@ class App:
             listener.prepare(self._config.delivery.send_buffer, USER_TIMEOUT)
             self._listeners.append(listener)
         doors = HTTPServer(
-            internal.application(self._metrics, self._reasons, server.workers), idle_connection_timeout=60
+            internal.application(self._metrics, self._readiness, server.workers), idle_connection_timeout=60
         )
         self._internal = [Listener(sock, _acceptor(doors, None)) for sock in internal_sockets]
         for listener in [*self._listeners, *self._internal]:
             listener.start()
 
-    @property
-    def ready(self) -> bool:
-        """Whether clients should come here: the store was reached and heard within the probe's time."""
-        return not self._reasons()
+    def _readiness(self) -> internal.Readiness:
+        reasons = {name: tenant.reasons() for name, tenant in self._served.items()}
+        return internal.Readiness(reasons, apart=bool(self._config.tenants))
 
-    def _reasons(self) -> list[str]:
-        if self._hub.leaving:
-            return ["this worker is leaving"]
-        return self._broker.status().reasons
+    # Tenants
+
+    def _made(self, config: Config) -> dict[str, Tenant]:
+        """The tenants of ``config`` that are not here yet, not started. Raises as Tenant does, with nothing changed."""
+        return {
+            tenant.name: Tenant(config, tenant, self._seat, self._embedded, self._begin_demo)
+            for tenant in config.served()
+            if tenant.name not in self._served
+        }
+
+    def _open_lobby(self, config: Config) -> None:
+        if self._lobby is not None:
+            self._lobby.reload(config)
+        elif any(tenant.issuers for tenant in config.tenants):
+            self._lobby = Lobby(config, self._seat)
+
+    def _arrange(self) -> None:
+        """Tell the doors who is served now."""
+        tenants = self._config.tenants
+        ready = {name: tenant for name, tenant in self._served.items() if tenant.started.is_set()}
+        wanted = self._lobby is not None and any(tenant.issuers for tenant in tenants)
+        self._tenants.arrange(tenants, ready, self._lobby.entrance if self._lobby is not None and wanted else None)
 
     def reload(self, config: Config) -> None:
-        """Take keys, namespaces and limits of a validated config; addresses and the store need a restart."""
+        """Take keys, namespaces and limits of a validated config, and its tenants: new ones are begun, and those that
+        it serves no more are ended. Addresses and the stores of tenants that stay need a restart."""
+        if self._leaving:
+            return
+        made = self._made(config)
         self._config = config
-        self._hub.reload(config)
-        self._api.reload(config)
-        self._entrance.reload(config)
+        here = {tenant.name: tenant for tenant in config.served()}
+        elsewhere = {tenant.name for tenant in config.tenants}
+        for name, tenant in list(self._served.items()):
+            if name in here:
+                tenant.reload(config, here[name])
+            else:
+                del self._served[name]
+                # Where it only moved, its clients should come back: they may find it in its new region.
+                close = SHUTDOWN if name in elsewhere else UNAVAILABLE
+                self._own(self._end(tenant, close))
+        self._served |= made
+        for tenant in made.values():
+            self._own(self._begin(tenant))
+        self._open_lobby(config)
+        self._arrange()
+
+    async def _begin(self, tenant: Tenant) -> None:
+        await tenant.start()
+        self._arrange()
+
+    async def _end(self, tenant: Tenant, close: Close) -> None:
+        await tenant.started.wait()
+        await tenant.leave(close)
+        await tenant.end()
+        if tenant.name not in self._served:
+            tenant.metrics.retire()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a change of tenants failed", exc_info=task.exception())
 
     def set_lineage(self, text: str) -> None:
         """The embedded store was started anew."""
-        self._broker.set_lineage(text)
+        if self._embedded is not None:
+            self._embedded = self._embedded._replace(lineage=text)
+        for tenant in self._served.values():
+            tenant.set_lineage(text)
+
+    # The end
 
     async def stop(self, deadline: float) -> None:
         """Accept no more, tell every client to come back elsewhere, and end; within ``deadline`` seconds."""
@@ -144,73 +212,40 @@ class App:
                 await self._stop()
 
     async def _stop(self) -> None:
+        self._leaving = True
         for listener in self._listeners:
             listener.stop()
-        await self._hub.stop()
+        served = list(self._served.values())
+        lobby = [] if self._lobby is None else [self._lobby.leave()]
+        await asyncio.gather(*(tenant.leave() for tenant in served), *lobby)
+        await self._router.stop()
         await asyncio.sleep(GRACE)
-        await self._api.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._ticker is not None:
             await self._ticker.stop()
-        await self._broker.stop()
-        self._hub.halt()
+        self._counting.cancel()
+        await asyncio.gather(*(tenant.end() for tenant in served), *self._tasks, return_exceptions=True)
+        self._seat.wheel.stop()
         for listener in self._internal:
             listener.stop()
         self._metrics.collect()
 
     # What goes on beside
 
-    def _wire_metrics(self) -> None:
-        metrics, hub, broker = self._metrics, self._hub, self._broker
-        metrics.follow(broker.counters)
-        metrics.gauge("rt_subscriptions", lambda: sum(len(c.subscriptions) for c in hub.connections))
-        metrics.gauge("rt_channels", lambda: len(hub.channels))
-        metrics.gauge("rt_store_connected", lambda: int(broker.status().connected))
-        metrics.gauge("rt_store_probe_age_seconds", lambda: broker.status().probe_age or 0.0)
-        metrics.gauge("rt_worker_ready", lambda: int(self.ready))
-        metrics.gauge("rt_worker_leaving", lambda: int(hub.leaving))
-
     async def _count(self) -> None:
         """Copy what was counted, each second, for whichever worker is asked."""
         while True:
-            self._metrics.loop_lag.observe(self._hub.wheel.lag)
+            self._metrics.loop_lag.observe(self._seat.wheel.lag)
             self._metrics.collect()
             await asyncio.sleep(1.0)
 
-    async def _register(self) -> None:
-        """Say now and then that this worker lives; the first time it could be said, the demo may begin."""
-        while True:
-            try:
-                await self._broker.register(self._node(), REGISTER_TTL)
-            except StoreError:
-                await asyncio.sleep(REGISTER_AGAIN)  # the broker itself says what is wrong
-                continue
-            if self._ticker is not None:
-                self._ticker.start()
-            await asyncio.sleep(REGISTER)
+    def _begin_demo(self) -> None:
+        if self._ticker is not None:
+            self._ticker.start()
 
-    def _node(self) -> bytes:
-        """What the API method ``info`` says of this worker."""
-        hub = self._hub
-        node = {
-            "uid": f"{self._name}-{os.getpid()}",
-            "name": self._name,
-            "version": __version__,
-            "pid": os.getpid(),
-            "num_clients": len(hub.connections),
-            "num_users": len({connection.user for connection in hub.connections}),
-            "num_subs": sum(len(connection.subscriptions) for connection in hub.connections),
-            "num_channels": len(hub.channels),
-            "uptime": int(hub.now() - self._started_at),
-        }
-        return msgspec.json.encode(node)
-
-    def _publish_price(self, channel: str, data: bytes) -> asyncio.Future[Any]:
-        namespace = self._hub.namespaces.find(channel)
+    def _publish_price(self, tenant: Tenant, channel: str, data: bytes) -> asyncio.Future[Any]:
+        namespace = tenant.hub.namespaces.find(channel)
         options: PublishOptions = publishing.options(namespace)
-        return self._broker.publish(channel, publication_body(data), options)
+        return tenant.broker.publish(channel, publication_body(data), options)
 
 
 class _NotFound(RequestHandler):
@@ -225,20 +260,6 @@ class _NotFound(RequestHandler):
 
 def _log_nothing(handler: RequestHandler) -> None:
     """No line per request; and Tornado's own would hold the query."""
-
-
-def _settings(redis: Redis, lineage: str | None) -> StoreSettings:
-    return StoreSettings(
-        url=redis.url,
-        prefix=redis.prefix,
-        lineage=lineage if lineage is not None and redis.lineage == "auto" else redis.lineage,
-        timeout=redis.timeout,
-        connect_timeout=redis.connect_timeout,
-        probe_interval=redis.probe_interval,
-        password=redis.password,
-        ca_file=redis.tls.ca_file,
-        verify=redis.tls.verify,
-    )
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

@@ -55,7 +55,8 @@ class Tenant:
     """A tenant's life on this worker: ``start``, ``reload`` any number of times, ``leave``, ``end``.
 
     ``whole`` is the config of the server. Making one connects to nothing. ValueError when its store's address makes no
-    sense, OSError when a certificate cannot be read. ``on_registered`` is called each time the store knows of us.
+    sense, OSError when a certificate cannot be read. ``on_registered`` is called each time the store knows of us;
+    ``started`` is set when requests may come.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Tenant:
         self._region = tenant.region
         self._on_registered = on_registered
         self._register: asyncio.Task[None] | None = None
+        self.started = asyncio.Event()
         own = whole.of(tenant)
         self.embedded = embedded is not None and tenant.redis.url == embedded.url
         lineage = embedded.lineage if embedded is not None and self.embedded else None
@@ -102,6 +104,7 @@ class Tenant:
         )
         hub.start()
         self._register = asyncio.create_task(self._say_again(), name=f"registry of {self.name}")
+        self.started.set()
 
     @property
     def ready(self) -> bool:
@@ -187,8 +190,10 @@ class Tenant:
 
 
 class Lobby:
-    """Where a WebSocket waits whose tenant shows only in its token: no store, no keys, nothing to subscribe to. Pages of
-    any tenant that is found by issuer may come; the tenant judges them again."""
+    """Where a WebSocket waits whose tenant shows only in its token: no store, no keys, nothing to subscribe to.
+
+    Pages of any tenant that is found by issuer may come; the tenant judges them again.
+    """
 
     def __init__(self, whole: Config, seat: Seat) -> None:
         own = _open(whole)

@@ -156,8 +156,9 @@ class Worker:
         from rt.app import App  # here, because it takes a while, and the supervisor's words are read already
 
         assert self._stopping is not None
+        start = self._start
         app = self._app = App(
-            self._config, index=self._start.number, name=self._start.name, lineage=self._start.lineage
+            self._config, index=start.number, name=start.name, lineage=start.lineage, store=start.store
         )
         listeners.listen([*self._public, *self._internal], self._config.server.backlog)
         starting = asyncio.create_task(app.start(self._public, self._internal), name="start")

@@ -36,18 +36,19 @@ class Message(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a worker needs to begin: its name and number, the embedded store's lineage (or None), and the config,
-    encoded.
+    """What a worker needs to begin: its name and number, the embedded store's lineage (or None) and address (or
+    nothing), and the config, encoded.
     """
 
     name: str
     number: int
     lineage: str | None
+    store: str
     config: bytes
 
     def encode(self) -> bytes:
         """The body of a ``start`` message."""
-        head = {"name": self.name, "number": self.number, "lineage": self.lineage}
+        head = {"name": self.name, "number": self.number, "lineage": self.lineage, "store": self.store}
         return json.dumps(head).encode() + b"\n" + self.config
 
     @classmethod
@@ -56,8 +57,10 @@ class Start(NamedTuple):
         head, _, config = body.partition(b"\n")
         try:
             values = json.loads(head)
-            return cls(str(values["name"]), int(values["number"]), values["lineage"], config)
-        except (ValueError, KeyError, TypeError) as error:
+            # A supervisor of an older version, which an upgrade keeps, does not say where the store is.
+            store = str(values.get("store", ""))
+            return cls(str(values["name"]), int(values["number"]), values["lineage"], store, config)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ControlError(f"not a start message: {error}") from error
 
 

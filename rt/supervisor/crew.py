@@ -49,8 +49,8 @@ OVERTIME = 1.2
 class Crew:
     """The workers and their seats. ``program`` is what they are started from, ``metrics_dir`` where they keep metrics.
 
-    ``config`` and ``lineage`` are what a worker gets that starts now. ``on_change`` is called when a worker became
-    ready or died, ``on_failure`` with an exit status when all must end.
+    ``config``, ``lineage`` and ``store`` are what a worker gets that starts now. ``on_change`` is called when a worker
+    became ready or died, ``on_failure`` with an exit status when all must end.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Crew:
     ) -> None:
         self.config = config
         self.lineage: str | None = None
+        self.store = ""
         self._file = file
         self._program = program
         self._metrics_dir = metrics_dir
@@ -215,7 +216,7 @@ class Crew:
                 return
 
     async def _spawn(self, seat: Seat) -> Child:
-        start = Start(seat.name, seat.index, self.lineage, encode(self.config))
+        start = Start(seat.name, seat.index, self.lineage, self.store, encode(self.config))
         child = await Child.spawn(self._program, start, seat.public, seat.internal, self._environ)
         child.on_ready = self._on_ready
         child.on_leaving = lambda: self._outdate(seat)

@@ -6,26 +6,51 @@ from collections.abc import Iterator
 
 import msgspec
 
-from rt.config import Config
+from rt.config import Config, Redis, Tenant
 
 _RESTART_ONLY = ("address", "port", "workers", "tls", "internal", "backlog")
-"""Keys of ``server`` that belong to sockets and processes; of ``redis`` it is all of them."""
+"""Keys of ``server`` that belong to sockets and processes; of ``redis``, a tenant's too, it is all of them."""
 
 
-def merge(running: Config, loaded: Config, fresh: Config) -> tuple[Config, list[str]]:
+def merge(running: Config, loaded: Config, fresh: Config, store: str = "") -> tuple[Config, list[str]]:
     """The config to run from now on, and the keys of ``fresh`` that need a restart and keep their value until then.
 
     ``loaded`` is what the file said at start; ``running`` differs from it in what the supervisor filled in itself.
+    ``store`` is where the embedded store runs; empty when it does not.
     """
     kept = {name: getattr(running.server, name) for name in _RESTART_ONLY}
     server = msgspec.structs.replace(fresh.server, **kept)
-    return msgspec.structs.replace(fresh, server=server, redis=running.redis), list(_waiting(loaded, fresh))
+    waiting = list(_waiting(loaded, fresh))
+    if store:
+        fresh = fresh.with_store(store)
+    tenants, late = _tenants(running, fresh)
+    config = msgspec.structs.replace(fresh, server=server, redis=running.redis, tenants=tuple(tenants))
+    return config, [*waiting, *late]
 
 
 def _waiting(loaded: Config, fresh: Config) -> Iterator[str]:
     for name in _RESTART_ONLY:
         if getattr(loaded.server, name) != getattr(fresh.server, name):
             yield f"server.{name}"
-    for name in fresh.redis.__struct_fields__:
-        if getattr(loaded.redis, name) != getattr(fresh.redis, name):
-            yield f"redis.{name}"
+    yield from _changed("redis", loaded.redis, fresh.redis)
+
+
+def _changed(path: str, old: Redis, new: Redis) -> Iterator[str]:
+    for name in new.__struct_fields__:
+        if getattr(old, name) != getattr(new, name):
+            yield f"{path}.{name}"
+
+
+def _tenants(running: Config, fresh: Config) -> tuple[list[Tenant], list[str]]:
+    """The tenants of ``fresh``, those that run already with the store that they are on, and the keys that wait."""
+    here = {tenant.name: tenant.redis for tenant in running.served()}
+    tenants: list[Tenant] = []
+    waiting: list[str] = []
+    for index, tenant in enumerate(fresh.tenants):
+        redis = here.get(tenant.name, tenant.redis)
+        waiting += _changed(f"tenants[{index}].redis", redis, tenant.redis)
+        if redis.url == "embedded":
+            waiting.append(f"tenants[{index}] (the embedded store does not run yet)")
+        else:
+            tenants.append(msgspec.structs.replace(tenant, redis=redis))
+    return tenants, waiting

@@ -83,19 +83,25 @@ class Single:
         return 0
 
     async def _start_store(self) -> None:
-        if self._config.redis.url != "embedded":
+        if not self._config.embedded:
             return
         store = await preflight.start_store(self._config, self._file, self._runtime_dir, self._set_lineage)
         self._store = store
-        redis = msgspec.structs.replace(self._config.redis, url=store.url)
-        self._config = msgspec.structs.replace(self._config, redis=redis)
+        self._config = self._config.with_store(store.url)
 
     async def _serve(self, public: list[socket.socket], internal: list[socket.socket]) -> None:
         from rt.app import App  # only now: PROMETHEUS_MULTIPROC_DIR is set
 
         server = self._config.server
         name = f"{socket.gethostname()}-{server.port}-{os.getpid()}"
-        app = self._app = App(self._config, index=0, name=name, lineage=self._store.lineage if self._store else None)
+        store = self._store
+        app = self._app = App(
+            self._config,
+            index=0,
+            name=name,
+            lineage=store.lineage if store else None,
+            store=store.url if store else "",
+        )
         listeners.listen([*public, *internal], server.backlog)
         await app.start(public, internal)
         settle()
@@ -135,7 +141,8 @@ class Single:
             return
         self._notify.reloading()
         try:
-            config, waiting = merge(self._config, self._loaded, load(self._file))
+            store = self._store.url if self._store else ""
+            config, waiting = merge(self._config, self._loaded, load(self._file), store)
             self._app.reload(config)
         except ConfigError as error:
             for problem in error.problems:

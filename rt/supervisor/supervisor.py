@@ -13,8 +13,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from rt import logs
 from rt.config import Config, ConfigError, encode, load
 from rt.store import Store
@@ -86,7 +84,7 @@ class Supervisor:
         preflight.require_free_ports(self._config, self._file)
         self._crew.bind()
         self._write_pid()
-        if self._config.redis.url == "embedded":
+        if self._config.embedded:
             await self._start_store()
         await self._crew.start()
         server = self._config.server
@@ -120,9 +118,8 @@ class Supervisor:
 
     async def _start_store(self) -> None:
         self._store = await preflight.start_store(self._config, self._file, self._runtime.path, self._tell_lineage)
-        self._crew.lineage = self._store.lineage
-        redis = msgspec.structs.replace(self._config.redis, url=self._store.url)
-        self._config = self._crew.config = msgspec.structs.replace(self._config, redis=redis)
+        self._crew.lineage, self._crew.store = self._store.lineage, self._store.url
+        self._config = self._crew.config = self._config.with_store(self._store.url)
 
     async def _tell_lineage(self, text: str) -> None:
         """Have every worker use a new lineage before the store starts. Who does not answer must not publish."""
@@ -133,7 +130,7 @@ class Supervisor:
     async def _reload_config(self) -> None:
         self._notify.reloading()
         try:
-            fresh, waiting = merge(self._config, self._loaded, load(self._file))
+            fresh, waiting = merge(self._config, self._loaded, load(self._file), self._crew.store)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("config: %s", problem)

@@ -89,7 +89,7 @@ class Api:
     def _may_call(self, request: Request) -> bool:
         if self._open:
             return True
-        presented = _presented_key(request)
+        presented = request.api_key()
         return bool(self._key) and presented is not None and hmac.compare_digest(presented, self._key)
 
     def _answer(self, request: Request, name: str, transport: bool, outcome: Outcome) -> None:
@@ -107,22 +107,3 @@ class Api:
     def _refuse(self, request: Request, name: str, status: int, words: bytes, *headers: tuple[str, str]) -> None:
         request.reply(status, words, content_type="text/plain" if words else None, headers=headers)
         self._count(name, status)
-
-
-def _presented_key(request: Request) -> bytes | None:
-    """The key that the caller shows, from the first of the three places that has one.
-
-    As bytes, since comparing in constant time needs bytes and a header may hold any. A header sent twice is joined by a
-    comma and fits no key.
-    """
-    key = request.headers.get("X-API-Key")
-    if key is None:
-        scheme, _, rest = request.headers.get("Authorization", "").partition(" ")
-        key = rest.strip() if scheme.lower() == "apikey" else None
-    if key is not None:
-        return key.encode("latin-1", "replace")
-    try:
-        values = request.query.get("api_key")
-    except ValueError:  # a query that cannot be read has no key in it
-        return None
-    return values[0].encode() if values else None

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -66,19 +66,44 @@ class Health(Internal):
         self.finish(b"{}")
 
 
-class Ready(Internal):
-    """``/ready``: 200 when every worker of this server is ready, else 503 and why not. For balancing load."""
+class Readiness(NamedTuple):
+    """How this worker stands: why it is not ready, in words that operators may read, by tenant (no words: it is).
+    ``apart``: the config names tenants, so they are told apart."""
 
-    def initialize(self, metrics: Metrics, reasons: Callable[[], Sequence[str]], workers: int) -> None:
-        """``reasons`` says why this worker is not ready (empty: it is); ``workers`` is how many there should be."""
-        self._metrics, self._reasons, self._workers = metrics, reasons, workers
+    reasons: Mapping[str, Sequence[str]]
+    apart: bool = False
+
+
+class Ready(Internal):
+    """``/ready``: 200 when every worker of this server is ready, for one of the tenants at least, else 503 and why not.
+    For balancing load. ``?tenant=`` judges by that one alone; 404 when it is not served here."""
+
+    def initialize(self, metrics: Metrics, readiness: Callable[[], Readiness], workers: int) -> None:
+        """``readiness`` is this worker's; ``workers`` is how many there should be."""
+        self._metrics, self._readiness, self._workers = metrics, readiness, workers
 
     def get(self) -> None:
-        """``{"ready":false,"reasons":["..."]}``"""
-        reasons = why_not_ready(self._reasons(), self._metrics.workers(), self._workers, os.getpid(), time.time())
-        self.set_status(503 if reasons else 200)
+        """``{"ready":false,"reasons":["..."]}``, with ``tenants`` the same for each where the config names them."""
+        own, states, now = self._readiness(), self._metrics.workers(), time.time()
+        found = {
+            name: why_not_ready(name, reasons, states, self._workers, os.getpid(), now)
+            for name, reasons in own.reasons.items()
+        }
+        asked = self.get_query_argument("tenant", None)
+        if asked is None:
+            self._answer(together(found), found if own.apart else None)
+        elif asked in found:
+            self._answer(found[asked])
+        else:
+            self._answer(["no such tenant is served here"], status=404)
+
+    def _answer(self, reasons: list[str], tenants: Mapping[str, list[str]] | None = None, status: int = 503) -> None:
+        self.set_status(status if reasons else 200)
         self.set_header("Content-Type", "application/json")
-        self.finish(msgspec.json.encode({"ready": not reasons, "reasons": reasons}))
+        answer: dict[str, object] = {"ready": not reasons, "reasons": reasons}
+        if tenants is not None:
+            answer["tenants"] = {name: {"ready": not why, "reasons": why} for name, why in tenants.items()}
+        self.finish(msgspec.json.encode(answer))
 
 
 class Scrape(Internal):
@@ -94,16 +119,16 @@ class Scrape(Internal):
         self.finish(self._metrics.render())
 
 
-def application(metrics: Metrics, reasons: Callable[[], Sequence[str]], workers: int = 1) -> Application:
+def application(metrics: Metrics, readiness: Callable[[], Readiness], workers: int = 1) -> Application:
     """The application of the internal port.
 
-    ``reasons`` is called for every ``/ready`` and says why this worker is not ready, in words that operators may read;
-    the other workers' state comes from the shared metrics. ``workers`` is how many this server should have.
+    ``readiness`` is asked for every ``/ready`` how this worker stands; the other workers' state comes from the shared
+    metrics. ``workers`` is how many this server should have.
     """
     return Application(
         [
             ("/health", Health),
-            ("/ready", Ready, {"metrics": metrics, "reasons": reasons, "workers": workers}),
+            ("/ready", Ready, {"metrics": metrics, "readiness": readiness, "workers": workers}),
             ("/metrics", Scrape, {"metrics": metrics}),
         ],
         default_handler_class=Internal,
@@ -111,8 +136,10 @@ def application(metrics: Metrics, reasons: Callable[[], Sequence[str]], workers:
     )
 
 
-def why_not_ready(own: Sequence[str], states: Sequence[WorkerState], expected: int, pid: int, now: float) -> list[str]:
-    """Why the server is not ready; empty when it is.
+def why_not_ready(
+    tenant: str, own: Sequence[str], states: Sequence[WorkerState], expected: int, pid: int, now: float
+) -> list[str]:
+    """Why the server is not ready for a tenant; empty when it is.
 
     ``own`` are the reasons of the worker ``pid``, which answers; the others are judged by their state. Workers that are
     leaving count neither for nor against: they have stopped accepting, and their successors do it.
@@ -124,11 +151,22 @@ def why_not_ready(own: Sequence[str], states: Sequence[WorkerState], expected: i
             continue
         if now - state.seen > STALE:
             reasons.append(f"worker {state.pid} has not been heard of for {now - state.seen:.0f} s")
-        elif not state.ready:
+        elif tenant not in state.ready:
             reasons.append(f"worker {state.pid} is not ready")
     if len(serving) < expected:
         reasons.append(f"{len(serving)} of {expected} workers are serving")
     return reasons
+
+
+def together(tenants: Mapping[str, Sequence[str]]) -> list[str]:
+    """Why the server is not ready for anybody, by what is wrong for each tenant; empty when it is for one of them."""
+    if not tenants:
+        return ["no tenant lives in this region"]
+    if not all(tenants.values()):
+        return []
+    if len(tenants) == 1:
+        return list(*tenants.values())
+    return [f"tenant {name}: {why}" for name, reasons in tenants.items() for why in reasons]
 
 
 def _log_nothing(handler: RequestHandler) -> None:

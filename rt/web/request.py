@@ -94,7 +94,7 @@ class Request:
         """The Host header; None when the request has none."""
         return self.headers.get("Host")
 
-    def on_leave(self, callback: Callable[[], object]) -> None:
+    def on_leave(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the peer leaves before it was answered or taken over."""
         stream: IOStream | None = self._connection.stream
         if stream is not None:

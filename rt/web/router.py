@@ -86,7 +86,7 @@ class Router(HTTPServerConnectionDelegate):
         task = asyncio.get_running_loop().create_task(_wait(waiting, request))
         self.entering.add(task)
         task.add_done_callback(self.entering.discard)
-        request.on_leave(task.cancel)
+        request.on_leave(partial(_leave, task))
         return task
 
 
@@ -100,6 +100,10 @@ async def _wait(waiting: Awaitable[None], request: Request) -> None:
         request.reply(503, headers=[RETRY_AFTER, CLOSE])
     except Exception:
         _failed(request)
+
+
+def _leave(task: asyncio.Task[None]) -> None:
+    task.cancel()
 
 
 async def _over(task: asyncio.Task[None]) -> None:

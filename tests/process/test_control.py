@@ -34,11 +34,18 @@ def test_an_impossible_length_ends_it() -> None:
         Inbox().feed((MAX_MESSAGE + 1).to_bytes(4, "big"))
 
 
-@given(st.text(), st.integers(0, 999), st.none() | st.text(), st.binary())
-def test_a_start_is_read_as_it_was_written(name: str, number: int, lineage: str | None, config: bytes) -> None:
+@given(st.text(), st.integers(0, 999), st.none() | st.text(), st.text(), st.binary())
+def test_a_start_is_read_as_it_was_written(
+    name: str, number: int, lineage: str | None, store: str, config: bytes
+) -> None:
     """Whatever is in the config, which is bytes with line feeds in them."""
-    start = Start(name, number, lineage, config)
+    start = Start(name, number, lineage, store, config)
     assert Start.decode(start.encode()) == start
+
+
+def test_a_start_by_an_older_supervisor_is_read() -> None:
+    """An upgrade keeps the supervisor: what it does not say yet has a default."""
+    assert Start.decode(b'{"name":"a","number":1,"lineage":"x"}\nc') == Start("a", 1, "x", "", b"c")
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]\n", b'{"name": 1', b'{"name":"a","number":"x","lineage":null}\n'])

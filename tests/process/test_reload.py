@@ -28,3 +28,49 @@ def test_what_the_supervisor_filled_in_stays_and_is_no_change() -> None:
     running = config("redis: {url: 'unix:///run/store.sock'}")
     merged, waiting = merge(running, loaded, config("redis: {url: embedded}"))
     assert merged.redis.url == "unix:///run/store.sock" and waiting == []
+
+
+TWO = """
+redis: {url: embedded}
+tenants:
+  - {name: a, hosts: [a.example.com], http_api: {key: key-of-a}}
+  - {name: b, hosts: [b.example.com], http_api: {key: key-of-b}, redis: {url: "redis://b"}}
+"""
+
+
+def test_tenants_come_and_go_with_their_stores() -> None:
+    """A new tenant is on the embedded store that runs, one that stays keeps its store, and what waits is named."""
+    loaded = config(TWO)
+    running = loaded.with_store("unix:///run/store.sock")
+    text = TWO.replace("redis://b", "redis://elsewhere").replace("name: a,", "name: c,")
+    merged, waiting = merge(running, loaded, config(text), "unix:///run/store.sock")
+    assert {tenant.name: tenant.redis.url for tenant in merged.tenants} == {
+        "c": "unix:///run/store.sock",
+        "b": "redis://b",
+    }
+    assert waiting == ["tenants[1].redis.url"]
+
+
+def test_the_same_tenants_again_are_no_change() -> None:
+    """The address of the embedded store, filled in for each of them, is nothing that waits."""
+    loaded = config(TWO)
+    running = loaded.with_store("unix:///run/store.sock")
+    merged, waiting = merge(running, loaded, config(TWO), "unix:///run/store.sock")
+    assert merged == running and waiting == []
+
+
+def test_a_tenant_on_an_embedded_store_that_does_not_run_waits() -> None:
+    """The store is started with the server and not by a reload."""
+    loaded = config(TWO.replace("embedded", "redis://a"))
+    merged, waiting = merge(loaded, loaded, config(TWO.replace("name: a,", "name: c,")))
+    assert [tenant.name for tenant in merged.tenants] == ["b"]
+    assert waiting == ["redis.url", "tenants[0] (the embedded store does not run yet)"]
+
+
+def test_the_top_level_may_become_one_of_several() -> None:
+    """The only tenant so far goes on under its name, with the store it is on."""
+    loaded = config("redis: {url: redis://one}")
+    fresh = config(TWO.replace("name: a,", "name: default,"))
+    merged, waiting = merge(loaded, loaded, fresh)
+    assert [tenant.redis.url for tenant in merged.tenants] == ["redis://one", "redis://b"]
+    assert waiting == ["redis.url", "tenants[0].redis.url"]
