@@ -9,6 +9,7 @@ import base64
 import contextlib
 import functools
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -132,6 +133,11 @@ class Endpoint:
     def publish(self, *entries: Any) -> None:
         """Serve this key set from now on."""
         self.answer = body(jwks(*entries))
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Serve over TLS from now on."""
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = self.url.replace("http:", "https:").replace("127.0.0.1", "localhost")
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         endpoint = self

@@ -12,10 +12,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from tornado.httpclient import HTTPRequest
+from tornado.iostream import IOStream
 from tornado.simple_httpclient import HTTPTimeoutError, SimpleAsyncHTTPClient
+from tornado.tcpclient import TCPClient
 
 from rt.logs import Limited, fields
 from rt.protocol.keys import SET_SIZE_MAX, KeySet
@@ -64,6 +67,7 @@ class Keys:
             max_header_size=_HEADER_SIZE,
             max_body_size=SET_SIZE_MAX,
         )
+        self._dialer = self._client.tcp_client = _Dialer()
         # What lines name it by: a user, a password or a query of the address stay out of them.
         self._host = urlsplit(url).hostname or ""
         self._closed = False
@@ -84,7 +88,8 @@ class Keys:
     def close(self) -> None:
         """Fetch nothing more; whoever waits goes on without. The keys stay as they are."""
         self._closed = True
-        if self._fetching is not None:
+        # Hanging up ends the fetch by itself; while there is no connection yet, only cancelling does.
+        if self._fetching is not None and not self._dialer.hang_up():
             self._fetching.cancel()
         self._client.close()
 
@@ -103,13 +108,11 @@ class Keys:
 
     def _ended(self, fetching: asyncio.Task[None]) -> None:
         self._fetching = None
-        failure = None if fetching.cancelled() else fetching.exception()
-        if failure is not None:
-            self.key_set.reached = False
-            log.error("a fetch of keys failed", exc_info=failure)
 
     async def _fetch(self) -> None:
         trouble = await self._trouble()
+        if self._closed:
+            return
         if trouble:
             self.key_set.reached = False
             # A class per host: one that is down must not hide another.
@@ -123,10 +126,16 @@ class Keys:
         self.key_set.reached = True
 
     async def _trouble(self) -> str:
-        """Fetch once and take the keys; why that did not work, or an empty text."""
-        response = await self._client.fetch(self._request, raise_error=False)
-        if response.code == 599:
-            return "no answer in time" if isinstance(response.error, HTTPTimeoutError) else _words(response.error)
+        """Fetch once and take the keys; why that did not work, or an empty text. It may fail in any way there is."""
+        try:
+            response = await self._client.fetch(self._request, raise_error=False)
+        except HTTPTimeoutError:
+            return "no answer in time"
+        except OSError as error:
+            return error.strerror or type(error).__name__
+        except Exception as error:
+            # The text could be anything that the other side sent.
+            return f"no answer that can be read ({type(error).__name__})"
         if response.code != 200:
             return f"status {response.code}"
         try:
@@ -136,8 +145,19 @@ class Keys:
         return ""
 
 
-def _words(error: BaseException | None) -> str:
-    """What ended a fetch, without what the other side may have put into the text of it."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"the answer broke off or was too large ({type(error).__name__})"
+class _Dialer(TCPClient):
+    """Connects, and can hang up: the HTTP client itself has no way to end what is under way."""
+
+    _stream: IOStream | None = None
+
+    async def connect(self, *args: Any, **options: Any) -> IOStream:
+        self._stream = None
+        self._stream = await super().connect(*args, **options)
+        return self._stream
+
+    def hang_up(self) -> bool:
+        """Close the connection of the fetch that is under way; False when it has none yet."""
+        if self._stream is None:
+            return False
+        self._stream.close()
+        return True
