@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rt import __version__
-from rt.config import Config, ConfigError, defaults, load, markdown
+from rt.config import Config, ConfigError, Token, defaults, load, markdown
 
 EX_FAILED = 1
 EX_STORE = 69
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the config, for its key")
     command.add_argument("--user", required=True, help='who; "" is the anonymous user')
     command.add_argument("--channel", help="a token to subscribe to this channel, instead of one to connect")
+    command.add_argument("--tenant", metavar="NAME", help="one for this tenant of the config, with its key")
     command.add_argument("--ttl", type=duration, default=3600.0, metavar="1h", help="good for so long; 0 is for ever")
     command.set_defaults(command=token)
 
@@ -131,19 +132,34 @@ def print_defaults(options: argparse.Namespace) -> int:
 
 
 def token(options: argparse.Namespace) -> int:
-    """Print a token signed with the config's key."""
+    """Print a token signed with the config's key, or with that of one of its tenants."""
     from rt.protocol import tokens
 
-    key = load(options.file).client.token.hmac_secret_key
+    config = load(options.file)
+    if options.tenant is not None:
+        tenant = next((tenant for tenant in config.tenants if tenant.name == options.tenant), None)
+        if tenant is None:
+            print(f"the config has no tenant {options.tenant}", file=sys.stderr)
+            return EX_FAILED
+        config = config.of(tenant)
+    settings = config.client.token
+    key, claims = settings.hmac_secret_key, claims_wanted(settings, options.user)
     if not key:
         print("client.token.hmac_secret_key is not set: there is nothing to sign with", file=sys.stderr)
         return EX_FAILED
     now, ttl = time.time(), options.ttl or None
     if options.channel is None:
-        print(tokens.connection_token(options.user, key, now=now, ttl=ttl))
+        print(tokens.connection_token(options.user, key, now=now, ttl=ttl, claims=claims))
     else:
-        print(tokens.subscription_token(options.user, options.channel, key, now=now, ttl=ttl))
+        print(tokens.subscription_token(options.user, options.channel, key, now=now, ttl=ttl, claims=claims))
     return 0
+
+
+def claims_wanted(settings: Token, user: str) -> dict[str, object]:
+    """What a token must claim besides, so that it is accepted. An expression that it must match is not met."""
+    claims = {"iss": settings.issuer, "aud": settings.audience}
+    wanted: dict[str, object] = {name: value for name, value in claims.items() if value}
+    return wanted | ({settings.user_id_claim: user} if settings.user_id_claim else {})
 
 
 def upgrade(options: argparse.Namespace) -> int:

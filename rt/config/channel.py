@@ -65,8 +65,8 @@ class Namespace(Section, frozen=True, kw_only=True):
     allow_user_limited_channels: Annotated[
         bool,
         Key(
-            "A channel whose name ends with `#` and users, as in `dialog#1,2`, is open to these, if users may "
-            "subscribe at all.",
+            "A channel whose name ends with `#` and users, as in `dialog#1,2`, is open to these, and without a token "
+            "to no others.",
             Flag(),
         ),
     ] = False

@@ -96,7 +96,7 @@ class Client(Section, frozen=True, kw_only=True):
         float,
         Key(
             "What the API did to a user (subscriptions, other info) outlives the user's last connection by this time; "
-            "0 forgets it at once.",
+            "0 switches that off.",
             Duration("0s", "30d"),
         ),
     ] = 3600.0

@@ -203,6 +203,9 @@ _names = st.sampled_from(
         "history_size",
         "without_namespace",
         "limits",
+        "tenants",
+        "hosts",
+        "redis",
         "a~b",
     ]
 )

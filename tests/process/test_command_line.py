@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import jwt
 import pytest
 
 import server
@@ -67,6 +68,19 @@ def test_tokens_are_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     made = capsys.readouterr().out.strip()
     assert made in [tokens.subscription_token("u1", "news", KEY, now=now + late) for late in (0, 1, 2)]
     assert server.main(["token", "--user", "u1"]) == 1
+
+
+def test_tokens_claim_what_a_tenant_wants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``token --tenant`` signs with that tenant's key, and names the issuer, audience and user as it wants them."""
+    file = tmp_path / "rt.yaml"
+    wanted = f"{{hmac_secret_key: {KEY}, issuer: us, audience: rt, user_id_claim: uid}}"
+    file.write_text(f"tenants: [{{name: acme, client: {{token: {wanted}}}}}]\n")
+    assert server.main(["token", "--user", "u1", "--tenant", "acme", "--channel", "news", str(file)]) == 0
+    made = jwt.decode(capsys.readouterr().out.strip(), KEY, algorithms=["HS256"], issuer="us", audience="rt")
+    assert (made["uid"], made["channel"]) == ("u1", "news")
+    assert server.main(["token", "--user", "u1", "--tenant", "other", str(file)]) == 1
+    assert server.main(["token", "--user", "u1", str(file)]) == 1
+    assert "no tenant other\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604800)])
