@@ -15,7 +15,7 @@ import uvloop
 
 from rt.broker import Broker, PublishOptions, StoreSettings
 from rt.errors import StoreError
-from rt.protocol.publication import Publication
+from rt.protocol.publication import Change, Publication
 from tests.stores import Store
 from tests.waiting import eventually
 
@@ -66,7 +66,10 @@ class Worker:
         self.settings = StoreSettings(url=url.url if isinstance(url, Store) else url, **values)
         self.name = name or f"w{next(_NUMBERS)}"
         self.heard: dict[str, list[Publication]] = {}
+        self.changes: dict[str, list[Change]] = {}
         self.removed: list[str] = []
+        self.said: list[bytes] = []
+        self.answer: Callable[[bytes], bytes | asyncio.Future[bytes]] = lambda body: b""
         self.resumed = 0
         self._wait = wait
         self.broker: Broker
@@ -74,7 +77,11 @@ class Worker:
     async def __aenter__(self) -> Self:
         self.broker = Broker(self.settings, worker=self.name)
         await self.broker.start(
-            on_publication=self._on_publication, on_removed=self.removed.append, on_resumed=self._on_resumed
+            on_publication=self._on_publication,
+            on_change=self._on_change,
+            on_removed=self.removed.append,
+            on_resumed=self._on_resumed,
+            on_control=self._on_control,
         )
         if self._wait:
             await self.ready()
@@ -87,6 +94,13 @@ class Worker:
 
     def _on_publication(self, channel: str, publication: Publication) -> None:
         self.heard.setdefault(channel, []).append(publication)
+
+    def _on_change(self, channel: str, change: Change) -> None:
+        self.changes.setdefault(channel, []).append(change)
+
+    def _on_control(self, body: bytes) -> bytes | asyncio.Future[bytes]:
+        self.said.append(body)
+        return self.answer(body)
 
     def _on_resumed(self) -> None:
         self.resumed += 1

@@ -1,7 +1,21 @@
-"""The store: keys, scripts, order, history, idempotency, and the two connections that lead there."""
+"""The store: keys, scripts, order, history, idempotency, presence, sessions, what workers say to one another, and the
+two connections that lead there."""
 
-from rt.broker.broker import NOWHERE, Broker, Published, PublishOptions, Status
+from rt.broker.broker import Broker, Status
 from rt.broker.counters import Counters
+from rt.broker.presence import Member, Stats
 from rt.broker.settings import StoreSettings
+from rt.broker.streams import Published, PublishOptions
+from rt.protocol.publication import NOWHERE
 
-__all__ = ["NOWHERE", "Broker", "Counters", "PublishOptions", "Published", "Status", "StoreSettings"]
+__all__ = [
+    "NOWHERE",
+    "Broker",
+    "Counters",
+    "Member",
+    "PublishOptions",
+    "Published",
+    "Stats",
+    "Status",
+    "StoreSettings",
+]

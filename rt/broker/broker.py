@@ -3,56 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import logging
-import random
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from rt import errors
 from rt.broker import bus
+from rt.broker.asking import Asker
+from rt.broker.control import Carry, Control
 from rt.broker.counters import Counters
 from rt.broker.keys import Keys
 from rt.broker.pipeline import Pipeline
+from rt.broker.presence import Member, Presence, Stats
 from rt.broker.probe import Probe
 from rt.broker.refusal import Refusal
-from rt.broker.scripts import HISTORY, PUBLISH, REMOVE
+from rt.broker.registry import Registry
+from rt.broker.scripts import PUBLISH
+from rt.broker.sessions import Sessions
 from rt.broker.settings import StoreSettings
+from rt.broker.streams import Published, PublishOptions, Streams, nothing
 from rt.broker.subscriber import Subscriber
 from rt.broker.trouble import Trouble
-from rt.protocol.publication import Page, Position, Publication
+from rt.protocol.publication import Change, Page, Position, Publication
 
 log = logging.getLogger("rt.broker")
-
-NOWHERE = Position("", 0)
-"""The position of a channel without history."""
-
-DEDUP_WINDOW_MS = 300_000
-"""How long the result of a publish is kept under its idempotency key, in milliseconds."""
-
-_LETTERS = bytes.maketrans(b"+/", b"xy")
-
-
-class PublishOptions(NamedTuple):
-    """How a channel keeps its history: publications, seconds since the last one, seconds for the metadata.
-
-    A size or ttl of 0 publishes without history. ``idempotency_key`` makes a repeat within 5 minutes give the first
-    result.
-    """
-
-    history_size: int
-    history_ttl: float
-    meta_ttl: float
-    idempotency_key: str = ""
-
-
-class Published(NamedTuple):
-    """A publication is in the stream at ``position`` and was handed to every worker (:data:`NOWHERE` without history:
-    handed over only). ``duplicate``: it was so before, by an earlier publish with the same key."""
-
-    position: Position
-    duplicate: bool
 
 
 class Status(NamedTuple):
@@ -78,7 +52,6 @@ class Broker:
         """To be made in a running loop. ValueError when the settings make no sense; OSError when the CA file cannot be
         read."""
         self.counters = Counters()
-        self._worker = worker
         self._keys = Keys(settings.prefix, tenant)
         loop = asyncio.get_running_loop()
         self._loop = loop
@@ -96,6 +69,12 @@ class Broker:
             on_message=self._hear,
             on_up=self._subscriber_up,
         )
+        self._streams = Streams(self._pipeline, self._keys, self.counters)
+        self._presence = Presence(self._pipeline, self._keys, settings.presence_ttl)
+        self._sessions = Sessions(self._pipeline, self._keys)
+        self._asker = Asker(self._pipeline, self._keys, self.counters, worker)
+        self._control = Control(self._pipeline, self._keys, self.counters, self._sessions.found)
+        self._registry = Registry(self._pipeline, self._keys, worker)
         self._probe = Probe(
             interval=settings.probe_interval,
             timeout=settings.timeout,
@@ -104,8 +83,10 @@ class Broker:
             deaf=self._deaf,
         )
         self._probe_name = self._keys.probe(worker)
+        self._answers_name = self._keys.answers(worker)
         self._must_check = False
         self._on_publication: Callable[[str, Publication], None]
+        self._on_change: Callable[[str, Change], None]
         self._on_removed: Callable[[str], None]
         self._on_resumed: Callable[[], None]
 
@@ -117,25 +98,39 @@ class Broker:
         on_publication: Callable[[str, Publication], None],
         on_removed: Callable[[str], None],
         on_resumed: Callable[[], None],
+        on_change: Callable[[str, Change], None] = lambda channel, change: None,
+        on_control: Carry = lambda body: b"",
     ) -> None:
         """Begin to connect; returns at once, also when the store is down.
 
         ``on_publication`` gets the channel and each publication of a subscribed channel, in the store's order, ours
-        too. ``on_removed`` gets a channel whose history was removed. ``on_resumed`` says that something may have been
-        missed (the subscriber was away and everything is confirmed again, or the store is another one) and that the
-        store can be asked: all positions must be checked.
+        too. ``on_change`` gets who came and left, in the same order. ``on_removed`` gets a channel whose history was
+        removed. ``on_resumed`` says that something may have been missed (the subscriber was away and everything is
+        confirmed again, or the store is another one) and that the store can be asked: all positions must be checked.
+        ``on_control`` gets what a worker says to all, see :meth:`command` and :meth:`survey`, in order, and gives the
+        answer or its future; it must not wait for a command or survey of its own.
         """
         self._on_publication = on_publication
+        self._on_change = on_change
         self._on_removed = on_removed
         self._on_resumed = on_resumed
+        self._control.start(on_control)
         self._pipeline.start()
-        self._subscriber.start(self._probe_name)
+        self._subscriber.start(
+            {
+                self._probe_name: self._hear_probe,
+                self._keys.control: self._control.hear,
+                self._answers_name: self._asker.hear,
+            }
+        )
         self._probe.start()
 
     async def stop(self) -> None:
         """Wait for the calls under way, at most for the timeout, and close. Subscribes under way fail."""
         await self._probe.stop()
         await self._pipeline.stop()
+        self._control.stop()
+        self._asker.stop()
         await self._subscriber.stop()
 
     def set_lineage(self, text: str) -> None:
@@ -165,34 +160,7 @@ class Broker:
         then a repeat with the same idempotency key is safe. Fails with ``Refused(LIMIT_EXCEEDED)`` for a body beyond 16
         MiB.
         """
-        if len(body) > bus.MAX_BODY:
-            refused: asyncio.Future[Published] = self._loop.create_future()
-            refused.set_exception(errors.Refused(errors.LIMIT_EXCEEDED))
-            return refused
-        size, ttl, meta_ttl, key = options
-        name = self._keys.channel(channel)
-        ttl_ms = int(ttl * 1000)
-        stored = size > 0 and ttl_ms > 0
-        keys = (f"{name}:meta", f"{name}:stream", f"{name}:dedup:{key}") if key else (f"{name}:meta", f"{name}:stream")
-        args = (
-            name,
-            _candidate(),
-            size if stored else 0,
-            ttl_ms,
-            max(int(meta_ttl * 1000), ttl_ms),
-            DEDUP_WINDOW_MS,
-            time.time_ns() // 1000,
-            body,
-        )
-        return self._pipeline.run(PUBLISH, keys, args, self._published, repeatable=bool(key))
-
-    def _published(self, reply: Any) -> Published:
-        epoch, offset, seen = reply
-        if seen:
-            self.counters.duplicates += 1
-        else:
-            self.counters.published += 1
-        return Published(Position(epoch.decode("ascii"), offset), bool(seen))
+        return self._streams.publish(channel, body, options)
 
     def history(
         self, channel: str, *, since: Position | None = None, limit: int, reverse: bool = False, meta_ttl: float
@@ -204,24 +172,15 @@ class Broker:
         another epoch there are no publications: compare with ``top.epoch``. What was trimmed, expired or evicted shows
         as a first publication beyond ``since.offset + 1``, or as none although the top is higher.
         """
-        name = self._keys.channel(channel)
-        self.counters.reads += 1
-        epoch, offset = since or NOWHERE
-        args = (_candidate(), max(int(meta_ttl * 1000), 1), epoch, offset, limit, 1 if reverse else 0)
-        return self._pipeline.run(HISTORY, (f"{name}:meta", f"{name}:stream"), args, _page, repeatable=True)
+        return self._streams.history(channel, since=since, limit=limit, reverse=reverse, meta_ttl=meta_ttl)
 
     def position(self, channel: str, meta_ttl: float) -> asyncio.Future[Position]:
         """The top of the channel's stream. A channel that has no epoch gets one."""
-        name = self._keys.channel(channel)
-        self.counters.reads += 1
-        args = (_candidate(), max(int(meta_ttl * 1000), 1), "", 0, 0, 0)
-        return self._pipeline.run(HISTORY, (f"{name}:meta", f"{name}:stream"), args, _top, repeatable=True)
+        return self._streams.position(channel, meta_ttl)
 
     def remove_history(self, channel: str) -> asyncio.Future[None]:
         """Empty the stream and tell all workers. Epoch and offset stay."""
-        name = self._keys.channel(channel)
-        args = (name, time.time_ns() // 1000)
-        return self._pipeline.run(REMOVE, (f"{name}:meta", f"{name}:stream"), args, _nothing, repeatable=True)
+        return self._streams.remove_history(channel)
 
     # Subscribing
 
@@ -238,46 +197,115 @@ class Broker:
         """Want them no more. Nothing is delivered any more from now on; a later :meth:`subscribe` goes after it."""
         self._subscriber.unsubscribe(self._keys.channel(channel))
 
+    # Presence
+
+    def announce(self, channel: str, change: Change) -> asyncio.Future[None]:
+        """Tell every worker that is subscribed who came or left. Nothing of it is kept; whoever is away misses it.
+
+        Fails as :meth:`publish` does; ``Refused(LIMIT_EXCEEDED)`` is for an info beyond 128 KiB.
+        """
+        return self._streams.announce(channel, change)
+
+    def enter(
+        self, channel: str, members: Sequence[Member], *, announce: bool, refresh: bool = False
+    ) -> asyncio.Future[int]:
+        """Say that these are on the channel, for ``presence_ttl`` seconds from now. Done with how many are there then.
+
+        With ``announce`` the join of each that was not there is told, and it is remembered that its leave is to be told
+        should its time run out. ``refresh`` says that they were there before, and tells no join. May be repeated; a
+        connection is never there twice. Call it and :meth:`leave` for one connection one after the other.
+        """
+        return self._presence.enter(channel, members, announce=announce, refresh=refresh)
+
+    def leave(self, channel: str, client: str, *, announce: bool) -> asyncio.Future[None]:
+        """Say that the connection is not on the channel any more; ``announce`` tells it, unless that was done."""
+        return self._presence.leave(channel, client, announce=announce)
+
+    def presence(self, channel: str) -> asyncio.Future[dict[str, bytes]]:
+        """Who is on the channel: ClientInfo as JSON, by the id of the connection."""
+        return self._presence.presence(channel)
+
+    def presence_stats(self, channel: str) -> asyncio.Future[Stats]:
+        """How many are on the channel."""
+        return self._presence.stats(channel)
+
+    # Sessions
+
+    @property
+    def sessions_used(self) -> bool:
+        """Whether :meth:`session` can give anything; True also as long as that is not known."""
+        return self._sessions.used or not self._subscriber.connected
+
+    def session(self, user: str) -> asyncio.Future[dict[str, bytes]]:
+        """The fields of the user's session; empty when there is none."""
+        return self._sessions.session(user)
+
+    def update_session(
+        self, user: str, changes_set: Mapping[str, bytes], remove: Sequence[str], ttl: float
+    ) -> asyncio.Future[None]:
+        """Set and remove fields of the user's session in one step, and let it live for ``ttl`` seconds from now.
+
+        May be repeated. Fails with ``Refused(LIMIT_EXCEEDED)`` when it would have more than 1,024 fields.
+        """
+        return self._sessions.update(user, changes_set, remove, ttl)
+
+    def touch_sessions(self, users: Sequence[str], ttl: float) -> asyncio.Future[None]:
+        """Let the sessions of these users, where there are any, live for ``ttl`` seconds from now."""
+        return self._sessions.touch(users, ttl)
+
+    # What workers say to one another
+
+    def command(self, body: bytes) -> asyncio.Future[None]:
+        """Have every worker's ``on_control`` get ``body``, once; ours too. A worker whose subscriber is away gets it
+        when it is back, for ten minutes and the last 1,000 commands.
+
+        ``body`` is JSON in one line. Done when all who heard it have answered, or after a second. Fails as
+        :meth:`publish` does; ``Refused(LIMIT_EXCEEDED)`` is for a body beyond 128 KiB.
+        """
+        return self._asker.command(body)
+
+    def survey(self, body: bytes) -> asyncio.Future[list[bytes]]:
+        """Ask every worker that hears it, ours too. Done with the answers, in no order, when all have answered or after
+        a second: then those that came.
+
+        ``body`` is as for :meth:`command`; an answer beyond 4 MiB is none. Fails with a StoreError as :meth:`publish`
+        does.
+        """
+        return self._asker.survey(body)
+
     # The registry of workers
 
     async def register(self, node: bytes, ttl: float) -> None:
         """Say that this worker lives, for ``ttl`` seconds, and what it says about itself. Raises StoreError."""
-        key, index = self._keys.worker(self._worker), self._keys.workers
-        await asyncio.gather(
-            self._pipeline.call("SET", key, node, "PX", max(int(ttl * 1000), 1)),
-            self._pipeline.call("SADD", index, self._worker),
-        )
+        await self._registry.register(node, ttl)
 
     async def workers(self) -> list[bytes]:
         """What the workers that live say about themselves, ordered by name. Raises StoreError."""
-        index = self._keys.workers
-        names: list[bytes] = sorted(await self._pipeline.call("SMEMBERS", index))
-        if not names:
-            return []
-        nodes = await self._pipeline.call("MGET", *(self._keys.worker(name.decode()) for name in names))
-        gone = [name for name, node in zip(names, nodes, strict=True) if node is None]
-        if gone:
-            # One that is not gone after all says so again with its next register().
-            await self._pipeline.call("SREM", index, *gone)
-        return [node for node in nodes if node is not None]
+        return await self._registry.workers()
 
     # Being told
 
     def _hear(self, channel: str, payload: bytes) -> None:
         publication = bus.publication(payload)
         try:
-            if publication is None:
-                if bus.is_removal(payload):
-                    self._on_removed(channel)
-                else:
-                    self.counters.bus_dropped += 1
-            elif channel:
+            if publication is not None:
                 self._on_publication(channel, publication)
+            elif (change := bus.change(payload)) is not None:
+                self._on_change(channel, change)
+            elif bus.is_removal(payload):
+                self._on_removed(channel)
             else:
-                self._probe.hear(publication.body)
+                self.counters.bus_dropped += 1
         except Exception:
             # The next publication is not to suffer for it.
             log.exception("a publication could not be handed on")
+
+    def _hear_probe(self, payload: bytes) -> None:
+        publication = bus.publication(payload)
+        if publication is None:
+            self.counters.bus_dropped += 1
+        else:
+            self._probe.hear(publication.body)
 
     def _commands_up(self, renewed: bool) -> None:
         self._must_check |= renewed
@@ -291,6 +319,8 @@ class Broker:
         """Something came up. Positions can only be checked when both connections are there."""
         if self._pipeline.connected and self._subscriber.connected:
             self._probe.wake()
+            self._control.resume()
+            self._sessions.look()
             if self._must_check:
                 self._must_check = False
                 self._tell_resumed()
@@ -308,7 +338,7 @@ class Broker:
         await self._pipeline.check_lineage()
         keys = (f"{self._probe_name}:meta", f"{self._probe_name}:stream")
         args = (self._probe_name, "", 0, 0, 0, 0, time.time_ns() // 1000, body)
-        await self._pipeline.run(PUBLISH, keys, args, _nothing, repeatable=False)
+        await self._pipeline.run(PUBLISH, keys, args, nothing, repeatable=False)
 
     def _deaf(self) -> None:
         if not self._subscriber.connected:
@@ -316,26 +346,3 @@ class Broker:
         error = Refusal("deaf", "a probe was published but did not come back", definite=False)
         self._trouble.meets(error)
         self._subscriber.replace(str(error))
-
-
-def _candidate() -> str:
-    """An epoch, should one have to begin: 8 characters that no other call has. Never made in advance for several calls:
-    two lives of one channel would then be one epoch."""
-    return binascii.b2a_base64(random.randbytes(6), newline=False).translate(_LETTERS).decode("ascii")
-
-
-def _page(reply: Any) -> Page:
-    epoch, offset, entries = reply
-    name = epoch.decode("ascii")
-    publications = [
-        Publication(body, name, int(entry[:-2]), int(accepted)) for entry, (_, body, _, accepted) in entries
-    ]
-    return Page(Position(name, offset), publications)
-
-
-def _top(reply: Any) -> Position:
-    return Position(reply[0].decode("ascii"), reply[1])
-
-
-def _nothing(reply: Any) -> None:
-    """The reply says no more than that it was done."""

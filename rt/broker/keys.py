@@ -25,6 +25,24 @@ class Keys:
         """The pub/sub of a worker's probe; no channel has this name, whatever a client asks for."""
         return f"{self._root}probe:{{{worker}}}"
 
+    @property
+    def control(self) -> str:
+        """The pub/sub of what workers say to all workers, and the beginning of the keys of its stream."""
+        return f"{self._root}control:{{all}}"
+
+    def answers(self, worker: str) -> str:
+        """The pub/sub of a worker's own, where the others answer it."""
+        return f"{self._root}answers:{{{worker}}}"
+
+    def session(self, user: str) -> str:
+        """What outlives the connections of a user. Whatever the user's name holds, no other user has this key."""
+        return f"{self._root}session:{{{user}}}"
+
+    @property
+    def sessions(self) -> str:
+        """There as long as any user may have a session."""
+        return f"{self._root}sessions"
+
     def worker(self, worker: str) -> str:
         """What a worker says about itself."""
         return f"{self._root}worker:{worker}"

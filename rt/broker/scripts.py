@@ -20,10 +20,12 @@ from rt.errors import StoreError
 PUBLISH = "publish"
 HISTORY = "history"
 REMOVE = "remove"
+PRESENCE = "presence"
+SESSION = "session"
 
 _TEXTS = {
     name: resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
-    for name in (PUBLISH, HISTORY, REMOVE)
+    for name in (PUBLISH, HISTORY, REMOVE, PRESENCE, SESSION)
 }
 
 

@@ -19,7 +19,8 @@ class StoreSettings:
     ``url`` is ``redis://``, ``rediss://`` (TLS) or ``unix://``, with user, password and database number if need be.
     ``lineage`` is ``auto`` (ask the server who it is), ``none`` (no fence: the store never loses an acknowledged
     write), or the text itself, where somebody else knows it: see :meth:`rt.broker.Broker.set_lineage`. ``timeout``
-    bounds every call, ``connect_timeout`` every attempt to connect.
+    bounds every call, ``connect_timeout`` every attempt to connect. ``presence_ttl`` is how long somebody is there
+    after the last word of it.
     """
 
     url: str = field(repr=False)
@@ -28,6 +29,7 @@ class StoreSettings:
     timeout: float = 1.0
     connect_timeout: float = 1.0
     probe_interval: float = 5.0
+    presence_ttl: float = 60.0
     password: str = field(default="", repr=False)
     ca_file: str | None = None
     verify: bool = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import hiredis
@@ -33,13 +33,14 @@ PART = "the subscriber"
 
 
 class Want:
-    """A channel that somebody wants. ``settled`` once its subscriber was told that it is there: from then on it is kept
-    over reconnects, before that a loss ends it."""
+    """A channel that somebody wants, and who takes its messages. ``settled`` once its subscriber was told that it is
+    there: from then on it is kept over reconnects, before that a loss ends it."""
 
-    __slots__ = ("channel", "settled")
+    __slots__ = ("channel", "settled", "take")
 
-    def __init__(self, channel: str, settled: bool = False) -> None:
+    def __init__(self, channel: str, take: Callable[[str, bytes], None], settled: bool = False) -> None:
         self.channel = channel
+        self.take = take
         self.settled = settled
 
 
@@ -96,10 +97,11 @@ class Subscriber:
 
     # Life
 
-    def start(self, name: str) -> None:
-        """Begin to connect, and never give up. ``name`` is wanted from the start and for ever; its channel is
-        ``""``."""
-        self.desired[name.encode()] = Want("", settled=True)
+    def start(self, permanent: Mapping[str, Callable[[bytes], None]]) -> None:
+        """Begin to connect, and never give up. The names of ``permanent`` are wanted from the start and for ever, and
+        each has somebody of its own who gets its messages."""
+        for name, hear in permanent.items():
+            self.desired[name.encode()] = Want("", _without_channel(hear), settled=True)
         self._task = self._loop.create_task(supervise(PART, self._keep, self._trouble))
 
     async def stop(self) -> None:
@@ -195,7 +197,7 @@ class Subscriber:
             key = name.encode()
             want = self.desired.get(key)
             if want is None:
-                want = self.desired[key] = Want(channel)
+                want = self.desired[key] = Want(channel, self._on_message)
             self._expect(key, want, future)
             link.write(("SUBSCRIBE", key))
         return future
@@ -228,7 +230,7 @@ class Subscriber:
                 if want is None:
                     self._counters.bus_strays += 1
                 else:
-                    self._on_message(want.channel, payload)
+                    want.take(want.channel, payload)
                 return
             if kind in (b"subscribe", b"unsubscribe"):
                 self._confirm(kind == b"subscribe", name)
@@ -286,3 +288,7 @@ class Subscriber:
             self._pinged = now
             link.write(("PING",))
         self._watcher = self._loop.call_later(GRACE if late else timeout / 10, self._watch)
+
+
+def _without_channel(hear: Callable[[bytes], None]) -> Callable[[str, bytes], None]:
+    return lambda channel, payload: hear(payload)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from rt import errors
-from rt.broker import NOWHERE, PublishOptions
+from rt.broker import NOWHERE, Published, PublishOptions
 from rt.broker.bus import MAX_BODY
 from rt.errors import Refused, StoreError
 from rt.protocol.publication import Position
@@ -175,7 +175,7 @@ async def test_a_key_belongs_to_its_channel(shared_store: Store, channel: str) -
         results = [await worker.broker.publish(f"{channel}-{n}", body(n), keyed) for n in range(2)]
         assert [result.duplicate for result in results] == [False, False]
         again = await worker.broker.publish(f"{channel}-0", body(5), keyed)
-        assert again == (results[0].position, True)
+        assert again == Published(results[0].position, duplicate=True)
 
 
 @asynchronous
@@ -185,7 +185,7 @@ async def test_the_first_result_stands_when_history_is_switched(shared_store: St
         for first, second, key in ((VOLATILE, STORED, "a"), (STORED, VOLATILE, "b")):
             before = await worker.broker.publish(channel, body(1), first._replace(idempotency_key=key))
             after = await worker.broker.publish(channel, body(1), second._replace(idempotency_key=key))
-            assert after == (before.position, True)
+            assert after == Published(before.position, duplicate=True)
 
 
 @asynchronous

@@ -27,6 +27,7 @@ end
 
 if not epoch then
     redis.call('HSET', KEYS[1], 'epoch', candidate, 'offset', 0, 'lineage', LINEAGE)
+    redis.call('HDEL', KEYS[1], 'version', 'version_epoch')
     redis.call('DEL', KEYS[2])
     redis.call('PEXPIRE', KEYS[1], meta_ttl)
     return {candidate, 0, {}}

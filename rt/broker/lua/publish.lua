@@ -10,7 +10,10 @@
 --       window       life of the saved result, in milliseconds
 --       time         when the publish was accepted, in microseconds
 --       body
--- Gives {epoch, offset, 1 when the key was seen before}; without history the position is '' and 0.
+--       version      with version_epoch, only where the publication has one: decimal digits. One that is not above the last of
+--       version_epoch  the same version epoch, or of any when this one is '', is not published.
+-- Gives {epoch, offset, what}; without history the position is '' and 0. What is 0 for a new publication, 1 when the key was seen
+-- before, 2 when the version is old: then the position is the top. A fourth value is how many connections heard a new one.
 -- Refuses with LINEAGE; then nothing was done.
 --
 -- LINEAGE is a literal in front of this text ('' switches the fence off), so a server that lost its data, or never had it,
@@ -19,7 +22,7 @@
 -- The first write is one that the server denies when it is out of memory, read-only or cannot persist. After it a script is
 -- no longer refused for such reasons, so a refusal means that nothing was done.
 
-local fresh, channel, candidate, size, ttl, meta_ttl, window, time, body = unpack(ARGV)
+local fresh, channel, candidate, size, ttl, meta_ttl, window, time, body, version, version_epoch = unpack(ARGV)
 
 local saved = KEYS[3] and redis.call('GET', KEYS[3])
 
@@ -31,8 +34,7 @@ if size == '0' then
     if KEYS[3] then
         redis.call('SET', KEYS[3], ':0', 'PX', window)
     end
-    redis.call('PUBLISH', channel, '1p::0:' .. time .. ':' .. body)
-    return {'', 0, 0}
+    return {'', 0, 0, redis.call('PUBLISH', channel, '1p::0:' .. time .. ':' .. body)}
 end
 
 local meta = redis.call('HMGET', KEYS[1], 'epoch', 'lineage')
@@ -54,8 +56,24 @@ if saved then
     end
 end
 
+-- Versions may be beyond what a number of this language holds exactly.
+local function above(one, other)
+    if #one ~= #other then
+        return #one > #other
+    end
+    return one > other
+end
+
+if version and epoch then
+    local last = redis.call('HMGET', KEYS[1], 'version', 'version_epoch', 'offset')
+    if last[1] and (version_epoch == '' or version_epoch == last[2]) and not above(version, last[1]) then
+        return {epoch, tonumber(last[3]) or 0, 2}
+    end
+end
+
 local function begin()
     redis.call('HSET', KEYS[1], 'epoch', candidate, 'offset', 0, 'lineage', LINEAGE)
+    redis.call('HDEL', KEYS[1], 'version', 'version_epoch')
     redis.call('DEL', KEYS[2])
     return candidate
 end
@@ -74,10 +92,13 @@ if not added then
     offset = append()
 end
 
+if version then
+    redis.call('HSET', KEYS[1], 'version', version, 'version_epoch', version_epoch)
+end
 redis.call('PEXPIRE', KEYS[2], ttl)
 redis.call('PEXPIRE', KEYS[1], meta_ttl)
-redis.call('PUBLISH', channel, '1p:' .. epoch .. ':' .. offset .. ':' .. time .. ':' .. body)
+local heard = redis.call('PUBLISH', channel, '1p:' .. epoch .. ':' .. offset .. ':' .. time .. ':' .. body)
 if KEYS[3] then
     redis.call('SET', KEYS[3], epoch .. ':' .. offset, 'PX', window)
 end
-return {epoch, tonumber(offset), 0}
+return {epoch, tonumber(offset), 0, heard}
