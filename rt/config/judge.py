@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rt.config import rules, tenant_rules
 from rt.config.finding import Draft, Finding
+from rt.config.problem import Place
 from rt.config.schema import INHERITED
 
 _V = TypeVar("_V")
@@ -23,8 +24,11 @@ def findings(draft: Draft) -> Iterator[Finding]:
         return
     # The top level is where connections begin whose tenant is not known yet.
     found = list(rules.not_insecure(draft)) if production else []
+    places, written = _by_tenant(draft.places), _by_tenant(draft.written)
+    top = draft._replace(places=places.pop("", {}), written=written.pop("", {}))
     for index in range(len(draft.config.tenants)):
-        found += _of_tenant(draft, index, production)
+        prefix = f"tenants[{index}]"
+        found += _of_tenant(top, index, places.get(prefix, {}), written.get(prefix, {}), production)
     for rule in tenant_rules.RULES:
         found += rule(draft)
     yield from dict.fromkeys(found)
@@ -35,11 +39,25 @@ def _broken(draft: Draft, production: bool) -> Iterator[Finding]:
         yield from rule(draft)
 
 
-def _of_tenant(draft: Draft, index: int, production: bool) -> Iterator[Finding]:
-    """What is wrong with one tenant's settings. What it inherited as a whole is told at the top level."""
+def _by_tenant(by_path: Mapping[str, _V]) -> dict[str, dict[str, _V]]:
+    """What stands below each ``tenants[0]``, and at the top level (``""``), by the rest of the path."""
+    parts: dict[str, dict[str, _V]] = {}
+    for path, value in by_path.items():
+        item, dot, rest = path.partition(".") if path.startswith("tenants[") else ("", ".", path)
+        if dot:
+            parts.setdefault(item, {})[rest] = value
+    return parts
+
+
+def _of_tenant(
+    draft: Draft, index: int, own: Mapping[str, Place], own_written: Mapping[str, Any], production: bool
+) -> Iterator[Finding]:
+    """What is wrong with one tenant's settings. What it inherited as a whole is told at the top level.
+
+    ``draft`` holds what is written there, ``own`` and ``own_written`` what the tenant wrote, by paths in the tenant.
+    """
     prefix = f"tenants[{index}]."
-    own = _below(draft.places, prefix)
-    places, written = _over(draft.places, own, own), _over(draft.written, _below(draft.written, prefix), own)
+    places, written = _over(draft.places, own, own), _over(draft.written, own_written, own)
     config = draft.config.of(draft.config.tenants[index])
     view = Draft(config, places, written, frozenset(places.keys() - own.keys()))
     for finding in _broken(view, production):
@@ -52,10 +70,6 @@ def _of_tenant(draft: Draft, index: int, production: bool) -> Iterator[Finding]:
             needs = [prefix + key for key in keys if key in owned] + [key for key in keys if key not in owned]
             finding = finding._replace(path=prefix + finding.path, needs=tuple(needs))
         yield finding
-
-
-def _below(by_path: Mapping[str, _V], prefix: str) -> dict[str, _V]:
-    return {path.removeprefix(prefix): value for path, value in by_path.items() if path.startswith(prefix)}
 
 
 def _over(top: Mapping[str, _V], below: Mapping[str, _V], own: Mapping[str, object]) -> dict[str, _V]:
