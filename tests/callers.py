@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import parse_qs
 
 from tornado.httputil import HTTPHeaders
@@ -17,9 +17,7 @@ from rt.config import Channel, Config, HttpApi, Namespace
 from rt.metrics import Metrics
 from rt.protocol.publication import Page, Position, Publication
 from rt.web.api import Api
-
-if TYPE_CHECKING:
-    from rt.web.request import Request
+from rt.web.request import Request
 
 DOWN = errors.StoreError("not connected", definite=True)
 CONFIG = Config(
@@ -52,6 +50,10 @@ class FakeRequest:
     def query(self) -> dict[str, list[str]]:
         """As of the real one: ValueError when it is not UTF-8."""
         return parse_qs(self.raw_query, keep_blank_values=True, errors="strict")
+
+    def api_key(self) -> bytes | None:
+        """As of the real one."""
+        return Request.api_key(cast("Request", self))
 
     def reply(
         self,
