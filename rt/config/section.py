@@ -47,8 +47,8 @@ class Groups(NamedTuple):
     example: str
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A section of the config. Its ``repr`` names secrets but does not show them."""
+class Section(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A section of the config. Its ``repr`` names secrets but does not show them. Encoded, it leaves out defaults."""
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         parts = []
