@@ -11,8 +11,7 @@ from urllib.parse import parse_qs
 from tornado.httputil import HTTPHeaders
 
 from rt import errors
-from rt.broker import Broker, Published, PublishOptions
-from rt.broker.presence import Stats
+from rt.broker import Broker, Published, PublishOptions, Stats
 from rt.config import Channel, Config, HttpApi, Namespace
 from rt.metrics import Metrics
 from rt.protocol.publication import Page, Position, Publication

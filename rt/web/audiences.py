@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from rt import errors
-from rt.broker import Broker
-from rt.broker.presence import Stats
+from rt.broker import Broker, Stats
 from rt.config import Namespace
 from rt.protocol import control, pattern
 from rt.protocol.channels import Namespaces

@@ -10,13 +10,19 @@ from typing import Any, cast
 
 import pytest
 
-from rt.broker import Broker, StoreSettings
+from rt.broker import Broker, Member, StoreSettings
 from rt.metrics import Metrics
+from rt.protocol import control, session
+from rt.protocol.options import Terms
 from rt.protocol.publication import Publication
+from rt.protocol.replies import client_info
 from rt.web.api import Api
 from tests.callers import CONFIG, FakeRequest
 from tests.stores import Store
 from tests.waiting import eventually
+
+DATA = Terms(data=b"1")
+FORCED: dict[str, Any] = {"code": 3503, "reason": "force disconnect"}
 
 Call = Callable[..., Awaitable[Any]]
 
@@ -29,12 +35,20 @@ def store() -> Iterator[Store]:
 
 
 class Backend:
-    """Calls the API of one worker. ``heard`` are the publications that came back from the store."""
+    """Calls the API of one worker. ``heard`` are the publications that came back from the store, ``told`` what it was
+    told by a worker; it answers that ``counts`` are its channels."""
 
     def __init__(self, broker: Broker, api: Api) -> None:
         self.broker = broker
         self.heard: list[tuple[str, Publication]] = []
+        self.told: list[control.Message | None] = []
+        self.counts: dict[str, int] = {}
         self._api = api
+
+    def obey(self, body: bytes) -> bytes:
+        """As delivery does."""
+        self.told.append(control.decode(body))
+        return control.answer(self.counts)
 
     async def raw(self, name: str, params: Any) -> FakeRequest:
         """The request after it was answered."""
@@ -50,15 +64,17 @@ class Backend:
 
 
 @contextlib.asynccontextmanager
-async def backend(store: Store, *, timeout: float = 1.0) -> AsyncIterator[Backend]:
+async def backend(store: Store, *, timeout: float = 1.0, name: str = "w") -> AsyncIterator[Backend]:
     """A worker's broker and API on the store, connected."""
-    broker = Broker(StoreSettings(url=store.url, timeout=timeout, probe_interval=0.2), worker="w")
-    api = Api(CONFIG, broker, Metrics())
+    broker = Broker(StoreSettings(url=store.url, timeout=timeout, probe_interval=0.2), worker=name)
+    api = Api(CONFIG, broker, Metrics().of("default"))
     caller = Backend(broker, api)
     await broker.start(
         on_publication=lambda channel, publication: caller.heard.append((channel, publication)),
+        on_change=lambda channel, change: None,
         on_removed=lambda channel: None,
         on_resumed=lambda: None,
+        on_control=caller.obey,
     )
     try:
         await eventually(lambda: broker.ready)
@@ -164,6 +180,87 @@ def test_skipped_history_has_no_offset(store: Store, channel: str) -> None:
     asyncio.run(run())
 
 
+def test_an_older_version_is_held_back(store: Store, channel: str) -> None:
+    """It is not delivered, and the answer is the newest position; another epoch of versions begins anew."""
+
+    async def run() -> None:
+        async with backend(store) as caller:
+            await caller.broker.subscribe(channel)
+
+            async def publish(data: int, version: int, epoch: str = "") -> int:
+                fields = {"data": data, "version": version, "version_epoch": epoch}
+                return cast(int, (await caller.call("publish", channel=channel, **fields))["result"]["offset"])
+
+            assert [await publish(1, 5, "a"), await publish(2, 5, "a"), await publish(3, 4), await publish(4, 6)] == [
+                *(1, 1, 1, 2)
+            ]
+            assert [await publish(5, 2**64 - 1, "a"), await publish(6, 2**64 - 2, "a")] == [3, 3]
+            assert await publish(7, 1, "b") == 4
+            await eventually(lambda: len(caller.heard) == 4)
+            assert [publication.body for _, publication in caller.heard] == [b'{"data":%d}' % n for n in (1, 4, 5, 7)]
+
+    asyncio.run(run())
+
+
+def test_presence_of_a_channel_is_that_of_the_store(store: Store, channel: str) -> None:
+    """Who entered is listed, and counted by connections and by users."""
+
+    async def run() -> None:
+        async with backend(store) as caller:
+            room = f"room:{channel}"
+            assert await caller.call("presence", channel=room) == {"result": {"presence": {}}}
+            infos = {client: client_info(user, client, b'{"n":1}') for client, user in (("c1", "u"), ("c2", "u"))}
+            await caller.broker.enter(
+                room, [Member(client, "u", info) for client, info in infos.items()], announce=False
+            )
+            members = {client: json.loads(info) for client, info in infos.items()}
+            assert await caller.call("presence", channel=room) == {"result": {"presence": members}}
+            assert await caller.call("presence_stats", channel=room) == {"result": {"num_clients": 2, "num_users": 1}}
+            await caller.broker.leave(room, "c1", announce=False)
+            assert (await caller.call("presence", channel=room))["result"]["presence"].keys() == {"c2"}
+
+    asyncio.run(run())
+
+
+def test_what_is_done_to_a_user_reaches_every_worker_once(store: Store, channel: str) -> None:
+    """Each worker is told before the caller has its answer, in the order of the calls; what lasts is in the session."""
+
+    async def run() -> None:
+        user = f"user of {channel} {{}}"
+        async with backend(store, name="w1") as caller, backend(store, name="w2") as other:
+            calls: list[tuple[str, dict[str, Any], control.Message]] = [
+                ("subscribe", {"channel": channel}, control.SubscribeUser(user=user, channel=channel)),
+                ("subscribe", {"channel": "b", "data": 1}, control.SubscribeUser(user=user, channel="b", terms=DATA)),
+                ("refresh", {"info": 2}, control.RefreshUser(user=user, info=b"2")),
+                ("unsubscribe", {"channel": channel}, control.UnsubscribeUser(user=user, channel=channel)),
+                ("disconnect", {"client": "c"}, control.DisconnectUser(user=user, client="c", **FORCED)),
+            ]
+            for number, (name, params, _) in enumerate(calls, 1):
+                assert await caller.call(name, user=user, **params) == {"result": {}}
+                assert len(caller.told) == len(other.told) == number
+            assert caller.told == other.told == [message for _, _, message in calls]
+            kept = session.decode(await other.broker.session(user), 0.0)
+            assert (kept.subs, kept.info, list(kept.off)) == ({"b": DATA}, b"2", [channel])
+            await other.call("unsubscribe", user=user)
+            kept = session.decode(await other.broker.session(user), 0.0)
+            assert (kept.subs, list(kept.off)) == ({}, [""])
+
+    asyncio.run(run())
+
+
+def test_channels_are_those_of_all_workers(store: Store) -> None:
+    """Each answers for itself, and the caller gets the sum."""
+
+    async def run() -> None:
+        async with backend(store, name="w3") as caller, backend(store, name="w4") as other:
+            caller.counts, other.counts = {"a": 1, "b": 2}, {"b": 3}
+            answer = await caller.call("channels", pattern="*")
+            assert answer == {"result": {"channels": {"a": {"num_clients": 1}, "b": {"num_clients": 5}}}}
+            assert caller.told == other.told == [control.ListChannels(pattern="*")]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_a_batch_of_a_thousand(store: Store, channel: str, parallel: bool) -> None:
     """The most that fits is carried out, in order when it is serial."""
@@ -216,6 +313,15 @@ def test_without_a_store_every_method_fails_fast(channel: str) -> None:
                         ("history", {"since": {"offset": 1}}),
                         ("history_remove", {}),
                         ("info", {}),
+                        ("presence", {"channel": f"room:{channel}"}),
+                        ("presence_stats", {"channel": f"room:{channel}"}),
+                        ("channels", {}),
+                        ("subscribe", {"user": "42"}),
+                        ("unsubscribe", {"user": "42"}),
+                        ("unsubscribe", {"user": "42", "channel": ""}),
+                        ("disconnect", {"user": "42"}),
+                        ("refresh", {"user": "42", "info": 1}),
+                        ("refresh", {"user": "42"}),
                     ):
                         request = await caller.raw(name, {"channel": channel} | params)
                         assert json.loads(request.answers[0][1])["error"]["code"] == 100, name
