@@ -37,6 +37,10 @@ def publish(asker: Subscriber, id: int, request: Publish) -> Answer:
     info = replies.client_info(asker.user, asker.id, asker.info, right.info if right is not None else b"")
     body = replies.publication_body(publishing.checked(request.data, namespace), info)
     options = publishing.options(namespace, request.idempotency_key)
+    if request.idempotency_key:
+        # Nobody's key is another's: neither the backend's nor that of somebody who guesses it.
+        whose = f"user:{asker.user}" if asker.user else f"client:{asker.id}"
+        options = options._replace(idempotency_key=f"{whose}:{request.idempotency_key}")
     future = asker.hub.broker.publish(request.channel, body, options)
     return Answer(future, lambda _: replies.done(id, "publish"))
 
