@@ -9,9 +9,10 @@ import time
 import pytest
 import redis
 
+from rt.broker import Member
 from rt.broker.refusal import Refusal
 from rt.errors import StoreError
-from rt.protocol.publication import Position
+from rt.protocol.publication import Change, Position
 from tests.brokers import META_TTL, STORED, VOLATILE, Worker, asynchronous, body, outcome
 from tests.stores import DURABLE, Store
 from tests.waiting import eventually
@@ -200,6 +201,7 @@ async def test_out_of_memory_refuses_what_is_stored_and_nothing_else(store: Stor
         assert await worker.broker.publish(CHANNEL, body(3), STORED._replace(idempotency_key="k")) == (
             Position(top.epoch, 2),
             False,
+            False,
         )
 
 
@@ -216,14 +218,33 @@ async def test_a_script_that_fails_half_way_is_unknown(store: Store) -> None:
         assert not worker.broker.ready
 
 
+async def use_everything_else(worker: Worker) -> None:
+    """Versions, presence, sessions, commands, questions and the registry."""
+    broker = worker.broker
+    for n, epoch in enumerate(("a", "b")):
+        await broker.publish(CHANNEL, body(n), STORED._replace(version=1, version_epoch=epoch))
+    await broker.announce(CHANNEL, Change("join", b"{}"))
+    assert await broker.enter(CHANNEL, [Member("c", "u", b"{}")], announce=True) == 1
+    assert await broker.presence(CHANNEL) == {"c": b"{}"}
+    await broker.presence_stats(CHANNEL)
+    await broker.leave(CHANNEL, "c", announce=True)
+    await broker.update_session("u", {"a": b"1"}, ["b"], 60.0)
+    await broker.touch_sessions(["u"], 60.0)
+    assert await broker.session("u") == {"a": b"1"}
+    await broker.command(b"{}")
+    await broker.survey(b"{}")
+    await broker.register(b"node", 60.0)
+
+
 @asynchronous
 async def test_a_user_with_few_rights_is_enough(store: Store) -> None:
-    """The commands that docs name, the prefix's keys and channels."""
+    """These commands, the keys and channels of the prefix, and nothing else."""
     store.command(
         "ACL", "SETUSER", "rt", "on", ">secret", "resetkeys", "~rt:*", "resetchannels", "&rt:*", "nocommands",
         "+evalsha", "+script|load", "+info", "+ping", "+subscribe", "+unsubscribe", "+publish",
         "+hmget", "+hset", "+hincrby", "+del", "+xadd", "+xrange", "+xrevrange", "+pexpire", "+pttl", "+get", "+set",
-        "+mget", "+sadd", "+srem", "+smembers",
+        "+mget", "+sadd", "+srem", "+smembers", "+exists", "+hdel", "+hexists", "+hget", "+hgetall", "+hlen", "+time",
+        "+zadd", "+zcard", "+zcount", "+zrangebyscore", "+zrem",
     )  # fmt: skip
     url = store.url.replace("unix://", "unix://rt:secret@")
     async with Worker(url) as worker:
@@ -233,7 +254,7 @@ async def test_a_user_with_few_rights_is_enough(store: Store) -> None:
         assert len((await worker.broker.history(CHANNEL, limit=-1, meta_ttl=META_TTL)).publications) == 1
         assert len((await worker.broker.history(CHANNEL, limit=1, reverse=True, meta_ttl=META_TTL)).publications) == 1
         await worker.broker.remove_history(CHANNEL)
-        await worker.broker.register(b"node", 60.0)
+        await use_everything_else(worker)
         assert await worker.broker.workers() == [b"node"]
         await eventually(lambda: worker.removed == [CHANNEL])
 

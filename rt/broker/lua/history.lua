@@ -15,7 +15,7 @@
 
 local fresh, candidate, meta_ttl, since_epoch, since_offset, limit, reverse = unpack(ARGV)
 
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'lineage')
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'offset', 'lineage', 'version')
 local epoch, offset = meta[1], tonumber(meta[2]) or 0
 
 if epoch and LINEAGE ~= '' and meta[3] ~= LINEAGE then
@@ -27,7 +27,9 @@ end
 
 if not epoch then
     redis.call('HSET', KEYS[1], 'epoch', candidate, 'offset', 0, 'lineage', LINEAGE)
-    redis.call('HDEL', KEYS[1], 'version', 'version_epoch')
+    if meta[4] then
+        redis.call('HDEL', KEYS[1], 'version', 'version_epoch')
+    end
     redis.call('DEL', KEYS[2])
     redis.call('PEXPIRE', KEYS[1], meta_ttl)
     return {candidate, 0, {}}

@@ -37,8 +37,8 @@ if size == '0' then
     return {'', 0, 0, redis.call('PUBLISH', channel, '1p::0:' .. time .. ':' .. body)}
 end
 
-local meta = redis.call('HMGET', KEYS[1], 'epoch', 'lineage')
-local epoch = meta[1]
+local meta = redis.call('HMGET', KEYS[1], 'epoch', 'lineage', 'version')
+local epoch, last_version = meta[1], meta[3]
 
 if epoch and LINEAGE ~= '' and meta[2] ~= LINEAGE then
     if fresh ~= '1' then
@@ -64,16 +64,18 @@ local function above(one, other)
     return one > other
 end
 
-if version and epoch then
-    local last = redis.call('HMGET', KEYS[1], 'version', 'version_epoch', 'offset')
-    if last[1] and (version_epoch == '' or version_epoch == last[2]) and not above(version, last[1]) then
-        return {epoch, tonumber(last[3]) or 0, 2}
+if version and epoch and last_version then
+    local last = redis.call('HMGET', KEYS[1], 'version_epoch', 'offset')
+    if (version_epoch == '' or version_epoch == last[1]) and not above(version, last_version) then
+        return {epoch, tonumber(last[2]) or 0, 2}
     end
 end
 
 local function begin()
     redis.call('HSET', KEYS[1], 'epoch', candidate, 'offset', 0, 'lineage', LINEAGE)
-    redis.call('HDEL', KEYS[1], 'version', 'version_epoch')
+    if last_version then
+        redis.call('HDEL', KEYS[1], 'version', 'version_epoch')
+    end
     redis.call('DEL', KEYS[2])
     return candidate
 end
