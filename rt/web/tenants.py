@@ -177,10 +177,10 @@ def _digest(key: bytes) -> bytes:
 
 
 def _host_name(host: str | None) -> str:
-    """The Host header as the config writes names: lower case, without port, brackets and a dot at the end."""
+    """The Host header as the config writes names: lower case, without port and a dot at the end."""
     text = (host or "").lower()
     if text.startswith("["):
-        return text[1:].partition("]")[0]
+        return text[: text.find("]") + 1]
     return text.partition(":")[0].removesuffix(".")
 
 

@@ -15,17 +15,21 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 
 from rt.metrics import Metrics, WorkerState
-from rt.web.internal import application, why_not_ready
+from rt.web.internal import Readiness, application, together, why_not_ready
 
 ME, OTHER = os.getpid(), 7
+HERE, NOBODY = frozenset({"default"}), frozenset[str]()
 Fetch = Callable[..., "asyncio.Future[HTTPResponse]"]
 
 
 @contextlib.asynccontextmanager
-async def serving(reasons: list[str], metrics: Metrics | None = None, workers: int = 1) -> AsyncIterator[Fetch]:
+async def serving(
+    reasons: list[str] | Readiness, metrics: Metrics | None = None, workers: int = 1
+) -> AsyncIterator[Fetch]:
     """The internal application on an unused port; what is given fetches a path of it."""
+    readiness = reasons if isinstance(reasons, Readiness) else Readiness({"default": reasons})
     listener, port = bind_unused_port()
-    server = HTTPServer(application(metrics or Metrics(), lambda: reasons, workers))
+    server = HTTPServer(application(metrics or Metrics(), lambda: readiness, workers))
     server.add_socket(listener)
     client = AsyncHTTPClient(force_instance=True)
     try:
@@ -36,7 +40,9 @@ async def serving(reasons: list[str], metrics: Metrics | None = None, workers: i
         await server.close_all_connections()
 
 
-def fetched(path: str, reasons: list[str] | None = None, *, workers: int = 1, method: str = "GET") -> HTTPResponse:
+def fetched(
+    path: str, reasons: list[str] | Readiness | None = None, *, workers: int = 1, method: str = "GET"
+) -> HTTPResponse:
     """One answer of a server of its own."""
 
     async def run() -> HTTPResponse:
@@ -71,12 +77,12 @@ def test_metrics_are_scraped_as_text() -> None:
     async def run() -> HTTPResponse:
         metrics = Metrics()
         async with serving([], metrics) as fetch:
-            metrics.connected("sse")
+            metrics.of("default").connected("sse")
             return await fetch("/metrics")
 
     answer = asyncio.run(run())
     assert answer.code == 200 and answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    assert b'rt_connects_total{transport="sse"} 1.0\n' in answer.body
+    assert b'rt_connects_total{tenant="default",transport="sse"} 1.0\n' in answer.body
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
@@ -114,16 +120,62 @@ def test_a_failing_check_is_500_and_keeps_the_query_out_of_the_log(caplog: pytes
 @pytest.mark.parametrize(
     ("others", "expected", "words"),
     [
-        ([WorkerState(OTHER, True, False, 100.0)], 2, []),
-        ([WorkerState(OTHER, False, False, 100.0)], 2, ["worker 7 is not ready"]),
-        ([WorkerState(OTHER, True, False, 91.0)], 2, ["worker 7 has not been heard of for 10 s"]),
-        ([WorkerState(OTHER, False, True, 100.0)], 1, []),
-        ([WorkerState(OTHER, True, True, 100.0)], 2, ["1 of 2 workers are serving"]),
+        ([WorkerState(OTHER, HERE, False, 100.0)], 2, []),
+        ([WorkerState(OTHER, NOBODY, False, 100.0)], 2, ["worker 7 is not ready"]),
+        ([WorkerState(OTHER, HERE, False, 91.0)], 2, ["worker 7 has not been heard of for 10 s"]),
+        ([WorkerState(OTHER, NOBODY, True, 100.0)], 1, []),
+        ([WorkerState(OTHER, HERE, True, 100.0)], 2, ["1 of 2 workers are serving"]),
         ([], 2, ["1 of 2 workers are serving"]),
     ],
 )
 def test_readiness_of_the_whole_server(others: list[WorkerState], expected: int, words: list[str]) -> None:
     """One worker that is not ready, silent or missing turns it red; one that is leaving does not count."""
-    mine = WorkerState(ME, False, False, 101.0)
-    assert why_not_ready([], [mine, *others], expected, ME, 101.0) == words
-    assert why_not_ready(["mine"], [mine, *others], expected, ME, 101.0) == ["mine", *words]
+    mine = WorkerState(ME, NOBODY, False, 101.0)
+    assert why_not_ready("default", [], [mine, *others], expected, ME, 101.0) == words
+    assert why_not_ready("default", ["mine"], [mine, *others], expected, ME, 101.0) == ["mine", *words]
+
+
+DOWN = "commands: refused"
+TWO = Readiness({"a": [], "b": [DOWN]}, apart=True)
+
+
+def test_one_tenant_with_a_store_is_enough() -> None:
+    """Green for the balancer, and each tenant told by its name."""
+    answer = fetched("/ready", TWO)
+    assert answer.code == 200 and json.loads(answer.body) == {
+        "ready": True,
+        "reasons": [],
+        "tenants": {"a": {"ready": True, "reasons": []}, "b": {"ready": False, "reasons": [DOWN]}},
+    }
+
+
+def test_no_tenant_with_a_store_is_red() -> None:
+    """With what is wrong for each."""
+    answer = fetched("/ready", Readiness({"a": ["x"], "b": ["y"]}, apart=True))
+    assert answer.code == 503
+    assert json.loads(answer.body)["reasons"] == ["tenant a: x", "tenant b: y"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "reasons"),
+    [("a", 200, []), ("b", 503, [DOWN]), ("c", 404, ["no such tenant is served here"]), ("", 404, None)],
+)
+def test_ready_for_one_tenant(asked: str, status: int, reasons: list[str] | None) -> None:
+    """A balancer of one tenant asks for that one alone."""
+    answer = fetched(f"/ready?tenant={asked}", TWO)
+    assert answer.code == status
+    if reasons is not None:
+        assert json.loads(answer.body) == {"ready": not reasons, "reasons": reasons}
+
+
+def test_another_worker_may_be_ready_for_one_tenant_only() -> None:
+    """What a worker says of itself is said per tenant."""
+    states = [WorkerState(ME, NOBODY, False, 101.0), WorkerState(OTHER, frozenset({"a"}), False, 101.0)]
+    assert why_not_ready("a", [], states, 2, ME, 101.0) == []
+    assert why_not_ready("b", [], states, 2, ME, 101.0) == ["worker 7 is not ready"]
+
+
+def test_a_server_without_tenants_of_its_region_is_not_ready() -> None:
+    """Nobody would be served."""
+    assert together({}) == ["no tenant lives in this region"]
+    assert together({"a": ["x"]}) == ["x"]
