@@ -102,6 +102,7 @@ class Keys:
         """The fetch that is under way, begun now if one is due."""
         if self._fetching is None and not self._closed and self._clock() >= self._next_at:
             self._next_at = self._clock() + INTERVAL
+            self._dialer.stream = None
             self._fetching = self._loop.create_task(self._fetch())
             self._fetching.add_done_callback(self._ended)
         return self._fetching
@@ -148,16 +149,15 @@ class Keys:
 class _Dialer(TCPClient):
     """Connects, and can hang up: the HTTP client itself has no way to end what is under way."""
 
-    _stream: IOStream | None = None
+    stream: IOStream | None = None
 
     async def connect(self, *args: Any, **options: Any) -> IOStream:
-        self._stream = None
-        self._stream = await super().connect(*args, **options)
-        return self._stream
+        self.stream = await super().connect(*args, **options)
+        return self.stream
 
     def hang_up(self) -> bool:
         """Close the connection of the fetch that is under way; False when it has none yet."""
-        if self._stream is None:
+        if self.stream is None:
             return False
-        self._stream.close()
+        self.stream.close()
         return True
