@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOTHING = b""
 """The answer to a message that asks for none."""
 
-_OWN = {close.code: close for close in (errors.FORCE_DISCONNECT, errors.CONNECTION_LIMIT)}
+_OWN = {(close.code, close.reason): close for close in (errors.FORCE_DISCONNECT, errors.CONNECTION_LIMIT)}
 
 
 def obey(hub: Hub, body: bytes) -> bytes | asyncio.Future[bytes]:
@@ -106,7 +106,7 @@ def _claimed(hub: Hub, id: str, future: asyncio.Future[None]) -> None:
 
 
 def _disconnect(hub: Hub, message: DisconnectUser) -> None:
-    close = _OWN.get(message.code) or errors.custom(message.code, message.reason)
+    close = _OWN.get((message.code, message.reason)) or errors.custom(message.code, message.reason)
     hub.claiming.difference_update(message.whitelist)
     spared = hub.claiming if close is errors.CONNECTION_LIMIT else ()
     for connection in _meant(hub, message):
