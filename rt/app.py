@@ -29,8 +29,9 @@ from rt.metrics import Metrics
 from rt.protocol.replies import publication_body
 from rt.tenant import NOBODY, Embedded, Lobby, Seat, Tenant
 from rt.web import demo, internal, sse, websocket
+from rt.web.entrance import StreamDoor
 from rt.web.listener import Accept, Listener
-from rt.web.router import MAX_HEADERS, Router, StreamDoor
+from rt.web.router import MAX_HEADERS, Router
 from rt.web.tenants import Tenants
 
 log = logging.getLogger("rt.app")
@@ -143,7 +144,7 @@ class App:
         if self._lobby is not None:
             self._lobby.reload(config)
         elif any(tenant.issuers for tenant in config.tenants):
-            self._lobby = Lobby(config, self._seat)
+            self._lobby = Lobby(config, self._seat, self._tenants.choice)
 
     def _arrange(self) -> None:
         """Tell the doors who is served now."""

@@ -25,7 +25,9 @@ from rt.web.keys import Keys
 
 if TYPE_CHECKING:
     from rt.config import Config, Redis
+    from rt.delivery.hub import Choose
     from rt.delivery.wheel import Wheel
+    from rt.web.request import Request
 
 REGISTER = 3.0  # seconds between two signs of life in the registry of workers
 REGISTER_AGAIN = 0.25  # and after one that did not get through
@@ -192,15 +194,16 @@ class Tenant:
 class Lobby:
     """Where a WebSocket waits whose tenant shows only in its token: no store, no keys, nothing to subscribe to.
 
-    Pages of any tenant that is found by issuer may come; the tenant judges them again.
+    Pages of any tenant that is found by issuer may come; the tenant that ``choice`` finds judges them again.
     """
 
-    def __init__(self, whole: Config, seat: Seat) -> None:
+    def __init__(self, whole: Config, seat: Seat, choice: Callable[[Request], Choose]) -> None:
         own = _open(whole)
         # Never started: nobody gets here from it to a channel.
         broker = Broker(StoreSettings(url="redis://"), tenant=NOBODY, worker=seat.name)
         self.hub = Hub(own, broker, seat.metrics.of(NOBODY), node=seat.name, wheel=seat.wheel, tenant=NOBODY)
         self.entrance = Entrance(self.hub, own)
+        self.entrance.choose = choice
 
     def reload(self, whole: Config) -> None:
         """Take a new config."""

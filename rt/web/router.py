@@ -24,7 +24,7 @@ from tornado.httputil import (
 from tornado.iostream import StreamClosedError
 
 from rt.logs import Limited
-from rt.web.entrance import RETRY_AFTER, Turned
+from rt.web.entrance import RETRY_AFTER, StreamDoor, Turned
 from rt.web.request import Request
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 log = Limited(logging.getLogger("rt.web"))
 
 Door = Callable[[Request], None]
-StreamDoor = Callable[["Entrance", Request], Awaitable[None] | None]
 
 MAX_HEADERS = 16 << 10  # bytes of a request's line and headers; more is answered 431
 PATIENCE = 10.0  # seconds that a door may wait for others, before it takes the socket or answers

@@ -20,7 +20,7 @@ from rt.protocol import tokens
 from rt.web.entrance import Turned
 
 if TYPE_CHECKING:
-    from rt.delivery.hub import Hub
+    from rt.delivery.hub import Choose, Hub
     from rt.metrics import TenantMetrics
     from rt.web.api import Api
     from rt.web.entrance import Entrance
@@ -129,7 +129,7 @@ class Tenants:
             found = _here(self._index.keys[digest])
         return found.api
 
-    def choice(self, request: Request) -> Callable[[str], Hub]:
+    def choice(self, request: Request) -> Choose:
         """What finds the hub of a WebSocket in the lobby when its token is there. Raises Closing for a token that says
         nothing, or where that tenant does not let the page or one more connection in."""
 

@@ -16,9 +16,9 @@ from tornado.web import Application
 from rt.config import Client, Config
 from rt.logs import Limited
 from rt.web import router as routing
-from rt.web.entrance import Entrance
+from rt.web.entrance import Entrance, StreamDoor
 from rt.web.request import Request
-from rt.web.router import Router, StreamDoor
+from rt.web.router import Router
 from rt.web.tenants import Tenants
 from tests.waiting import eventually
 
