@@ -39,7 +39,7 @@ RSA_BITS_MIN = 2048
 """A shorter RSA key can be broken (NIST SP 800-131A, RFC 7518 section 3.3)."""
 
 RSA_BITS_MAX = 8192
-"""Beyond this one signature costs milliseconds, which everybody who sends a token could make us spend."""
+"""The most for a published key: beyond it one signature costs milliseconds, and anybody may send a token."""
 
 # How many keys of a set one token may be tried with, when it does not name one key alone.
 _TRIES = 4
@@ -72,18 +72,15 @@ PUBLIC_ALGORITHMS = frozenset(_RSA) | {"ES256", "ES384", "ES512"} | frozenset(_E
 
 
 class Key:
-    """One key, with the algorithms it may be used with."""
+    """One key, with the algorithms it may be used with: ``algorithms`` are their names, as a token's header gives
+    them."""
 
-    __slots__ = ("_algorithms", "_material")
+    __slots__ = ("_algorithms", "_material", "algorithms")
 
     def __init__(self, material: Any, algorithms: Mapping[str, Algorithm]) -> None:
         self._material = material
         self._algorithms = dict(algorithms)
-
-    @property
-    def algorithms(self) -> frozenset[str]:
-        """The names of the algorithms, as a token's header gives them."""
-        return frozenset(self._algorithms)
+        self.algorithms = frozenset(algorithms)
 
     def verifies(self, algorithm: str, signed: bytes, signature: bytes) -> bool:
         """Whether ``signature`` is this key's over ``signed``; False for an algorithm that is not the key's."""
@@ -105,12 +102,12 @@ def secret(text: str) -> Key:
 
 
 def rsa(pem: str) -> Key:
-    """The key of RS256, RS384 and RS512 from the PEM of a public key; ``ValueError`` for another PEM, or for a key that
-    is too weak or larger than 8192 bits."""
+    """The key of RS256, RS384 and RS512 from the PEM of a public key; ``ValueError`` for another PEM and for a key of
+    fewer than 2048 bits."""
     key = _public(pem)
     if not isinstance(key, RSAPublicKey):
         raise ValueError("not the public key of RSA")
-    return _checked_rsa(key)
+    return _rsa_key(key)
 
 
 def ecdsa(pem: str) -> Key:
@@ -226,7 +223,10 @@ def _made(jwk: _Jwk) -> Key:
     """The public key that an entry describes; ``ValueError`` when it describes none that we use."""
     match jwk.kty:
         case "RSA":
-            return _checked_rsa(RSAPublicNumbers(_number(jwk.e), _number(jwk.n)).public_key())
+            n, e = _number(jwk.n), _number(jwk.e)
+            if n.bit_length() > RSA_BITS_MAX or n % 2 == 0 or e.bit_length() > 64:
+                raise ValueError("numbers that no RSA key has")
+            return _rsa_key(RSAPublicNumbers(e, n).public_key())
         case "EC" if jwk.crv in _CURVES:
             curve, algorithms = _CURVES[jwk.crv]
             x, y = _unpacked(jwk.x), _unpacked(jwk.y)
@@ -240,12 +240,9 @@ def _made(jwk: _Jwk) -> Key:
     raise ValueError("no public key of a kind that is used here")
 
 
-def _checked_rsa(key: RSAPublicKey) -> Key:
-    if not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
-        raise ValueError(f"an RSA key of {key.key_size} bits; it must have {RSA_BITS_MIN} to {RSA_BITS_MAX}")
-    numbers = key.public_numbers()
-    if numbers.e.bit_length() > 64 or numbers.n % 2 == 0:
-        raise ValueError("an RSA key with numbers that none has")
+def _rsa_key(key: RSAPublicKey) -> Key:
+    if key.key_size < RSA_BITS_MIN:
+        raise ValueError(f"an RSA key of {key.key_size} bits; it must have {RSA_BITS_MIN}")
     return Key(key, _RSA)
 
 

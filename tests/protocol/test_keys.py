@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rt.config.pem import public_key
 from rt.protocol import keys
 from rt.protocol.keys import KeySet
 from tests.certificates import write_certificate
@@ -93,6 +94,19 @@ def test_keys_from_a_pem(algorithm: str) -> None:
     assert key.verifies(algorithm, DATA, made_by.signature(DATA))
     with pytest.raises(ValueError, match="not the public key"):
         other(made_by.pem)
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096, 16384])
+def test_what_the_config_takes_is_a_key(bits: int) -> None:
+    """A PEM that the config let through never stops a worker, however large the key."""
+    wide = rsa.RSAPublicNumbers(65537, 2 ** (bits - 1) + 1).public_key()
+    text = wide.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    taken = public_key(text, "RSA")
+    assert taken and not keys.rsa(taken).verifies("RS256", DATA, b"\1" * (bits // 8))
+    for name in ("ES256", "ES384", "ES512"):
+        taken = public_key(f" {signer(name).pem}", "EC")
+        assert taken and keys.ecdsa(taken).algorithms == {name}
+    assert public_key(signer("RS256", "weak", 1024).pem, "RSA") is None
 
 
 def unusable_pems() -> list[str]:
