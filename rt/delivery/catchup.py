@@ -64,17 +64,25 @@ class Absent(NamedTuple):
     after: dict[int, int]
 
 
-def reach(feed: Feed, since: Sequence[Position | None], pages: Pages, limit: Limit | None) -> list[Leg] | Absent:
-    """The legs from ``since`` to the feed's base. ``None`` in ``since`` asks for nothing; an empty epoch for the
-    current one.
+def reach(
+    feed: Feed,
+    since: Sequence[Position | None],
+    pages: Pages,
+    limit: Limit | None,
+    *,
+    upto: Sequence[Position] | None = None,
+) -> list[Leg] | Absent:
+    """The legs from ``since`` to the feed's base, or to ``upto``. ``None`` in ``since`` asks for nothing; an empty
+    epoch for the current one.
 
     With a ``limit`` a leg is whole or a gap (a reply recovers all or nothing); without, it may be the first part of the
     way.
     """
     legs: list[Leg] = []
     absent: dict[int, int] = {}
+    base = feed.base if upto is None else upto
     for index, channel in enumerate(feed.channels):
-        leg = _leg(channel, feed.base[index], since[index], pages.get(index), limit)
+        leg = _leg(channel, base[index], since[index], pages.get(index), limit)
         if isinstance(leg, Missing):
             absent[index] = leg.after
         else:
@@ -145,7 +153,9 @@ def _newest(channel: Channel, since: Position, here: Position, page: Page | None
     return Leg(channel.position, [newest])
 
 
-async def _read(feed: Feed, after: dict[int, int]) -> dict[int, Page]:
+async def read(feed: Feed, absent: Absent) -> dict[int, Page]:
+    """The pages that are missing. StoreError when the store does not answer."""
+    after = absent.after
     reads = {index: feed.channels[index].read(offset) for index, offset in after.items()}
     return {index: await asyncio.shield(future) for index, future in reads.items()}
 
@@ -168,7 +178,7 @@ async def join(feed: Feed, since: Sequence[Position | None], limit: Limit) -> li
     for _ in range(TRIES):
         if not isinstance(legs, Absent):
             return legs
-        legs = reach(feed, since, await _read(feed, legs.after), limit)
+        legs = reach(feed, since, await read(feed, legs), limit)
     if isinstance(legs, Absent):
         raise Refused(INTERNAL, "the stream runs faster than it can be read")
     return legs
@@ -197,7 +207,7 @@ async def _fetch(subscription: Subscription, positions: list[Position], legs: li
     try:
         for _ in range(TRIES):
             assert isinstance(legs, Absent)
-            pages = await _read(feed, legs.after)
+            pages = await read(feed, legs)
             if subscription.state is not State.BEHIND or subscription.positions is not positions:
                 return
             legs = reach(feed, positions, pages, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rt.errors import StoreError
 from rt.protocol.bridge import Recent
-from rt.protocol.publication import NOWHERE, Page, Position, Publication
+from rt.protocol.publication import NOWHERE, Change, Page, Position, Publication
 from rt.protocol.wires import Name
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Channel:
         "_dropped",
         "_held",
         "_held_size",
+        "_marked",
         "_opening",
         "_reads",
         "_repairing",
@@ -55,6 +56,7 @@ class Channel:
         limits = hub.delivery
         self.hub = hub
         self.name = Name(name)
+        self._marked: Name | None = None
         self.namespace = namespace
         self.stored = namespace.history
         self.position = NOWHERE
@@ -72,6 +74,13 @@ class Channel:
         self._held_size = 0
         self._dropped = False  # something did not fit since the stream was last read
         self._repairing = False
+
+    @property
+    def marked(self) -> Name:
+        """The name for feeds whose cursors name their channels."""
+        if self._marked is None:
+            self._marked = Name(self.name.text, named=True)
+        return self._marked
 
     # Opening
 
@@ -162,6 +171,12 @@ class Channel:
             if publication.offset == position.offset + 1:
                 self._take(publication)
         return True
+
+    def changed(self, change: Change) -> None:
+        """Somebody came or left. It is in no history and moves no position."""
+        if self.opened:
+            for feed, index in self.feeds.items():
+                feed.changed(index, change)
 
     def emptied(self) -> None:
         """The history was removed: nothing of it may be given to anybody from here."""

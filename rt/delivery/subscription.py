@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rt.protocol.publication import Position
 
 if TYPE_CHECKING:
-    from rt.delivery.feed import Feed, Members
+    from rt.delivery.feed import Feed
+    from rt.delivery.members import Members
     from rt.delivery.outbox import Outbox
     from rt.delivery.wheel import Alarm
 

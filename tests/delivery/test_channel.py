@@ -12,10 +12,10 @@ from rt.config import Channel as ChannelSettings
 from rt.delivery.hub import Hub
 from rt.delivery.subscription import State
 from rt.errors import StoreError
-from rt.metrics import Metrics
 from rt.protocol.publication import Position
 from rt.protocol.wires import SDK
 from tests.delivery.test_walks import CHANNELS, FakeSink, FakeStore, Reader, SdkReader, settings
+from tests.delivery.test_walks import make_hub as walks_hub
 
 CHANNEL = CHANNELS[0]
 LARGE = 5000
@@ -33,10 +33,7 @@ def make_hub(store: FakeStore, *, linger: float = 0.0) -> Hub:
     """A hub on a store in memory, without position checks that could heal what is tested."""
     config = settings()
     delivery = msgspec.structs.replace(config.delivery, linger=linger, position_check_interval=3600.0)
-    hub = Hub(msgspec.structs.replace(config, delivery=delivery), store, Metrics(), node="n")  # type: ignore[arg-type]
-    hub.wheel.tick = 0.005
-    hub.start()
-    return hub
+    return walks_hub(msgspec.structs.replace(config, delivery=delivery), store)
 
 
 async def turns(store: FakeStore, reader: Reader | None = None) -> None:
@@ -51,7 +48,7 @@ async def turns(store: FakeStore, reader: Reader | None = None) -> None:
 async def finish(hub: Hub) -> None:
     """Stop, without leaving a task."""
     await hub.stop()
-    hub.halt()
+    hub.wheel.stop()
 
 
 def opened_after(sizes: list[int]) -> Position | None:

@@ -7,6 +7,7 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,18 +15,24 @@ import pytest
 
 from rt.config import Channel as ChannelSettings
 from rt.config import Config, Delivery, Namespace, Pacing
+from rt.delivery.admission import Request, admit
 from rt.delivery.connection import Connection
 from rt.delivery.hub import Hub
-from rt.delivery.plain import PlainConnection, Request, admit
+from rt.delivery.plain import PlainConnection
 from rt.delivery.sdk import SdkConnection
-from rt.errors import StoreError
+from rt.delivery.wheel import Wheel
+from rt.errors import SERVER_UNSUBSCRIBE, StoreError
 from rt.metrics import Metrics
 from rt.protocol import cursor
+from rt.protocol.commands import Connect, Subscribe
+from rt.protocol.options import Terms
 from rt.protocol.publication import Page, Position, Publication
-from rt.protocol.wires import SOCKET, SSE, Wire
-from tests.eventsource import Parser
+from rt.protocol.wires import SOCKET, SSE, UNI_SSE, StreamWire
+from tests.eventsource import Event, Parser
 
 CHANNELS = ("a", "b")
+"""What a stream asks for; the backend may add another one, and take any away."""
+ALL = (*CHANNELS, "c")
 HISTORY = 60
 ROUNDS = 2000  # turns of the loop in which everything must have healed
 
@@ -62,10 +69,11 @@ class FakeStore:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.streams = {name: Stream() for name in CHANNELS}
+        self.streams = {name: Stream() for name in ALL}
         self.bus: list[tuple[str, Publication]] = []
         self.answers: list[Callable[[], None]] = []
         self.away = False
+        self.sessions_used = False
 
     def publish(self, name: str) -> None:
         """One more publication; how often it reaches us, and when, is a matter of chance."""
@@ -244,24 +252,30 @@ class SdkReader(Reader):
 
 
 class StreamReader(Reader):
-    """As a stream over both channels: the cursor is its only memory, and must say what the publications said."""
+    """As a stream: the cursor is its only memory, and must say what the publications said. Its list may change."""
 
-    wire: Wire = SOCKET
+    wire: StreamWire = SOCKET
 
     def __init__(self, hub: Hub, rng: random.Random, places: dict[str, Position]) -> None:
         super().__init__(hub, rng, places)
+        self.text = ",".join([cursor.mark(name) + cursor.entry(place) for name, place in places.items()])
         self.open()
 
     @property
     def waits(self) -> bool:
-        return not self.begun
+        return not self.begun or self.following != set(self.connection.following) or bool(self.connection._coming)
+
+    def request(self) -> Request:
+        """What it asks for, each time that it comes."""
+        return Request(CHANNELS, self.text)
 
     def open(self) -> None:
         self.begun = False
         self.untold: set[str] = set()
+        self.following: set[str] = set()
         self.sink = FakeSink(self.rng)
-        since = cursor.encode([self.places[name] for name in CHANNELS]) if len(self.places) == len(CHANNELS) else ""
-        admission = admit(self.hub, Request(CHANNELS, since))
+        admission = admit(self.hub, self.request())
+        assert admission is not None
         connection = PlainConnection(self.hub, self.sink, self.wire, admission, preface=b"", refusal=b"")
         self.connection: PlainConnection = connection
         connection.begin()
@@ -272,35 +286,57 @@ class StreamReader(Reader):
 
     def read(self) -> None:
         for message, text in self.received():
-            if "pub" in message:
-                assert message["channel"] not in self.untold, "a publication before its gap"
-                self.take(message["channel"], message["pub"])
-            elif "channel" in message:
-                gap = message.get("gap", message)
-                self.untold.discard(message["channel"])
-                self.places[message["channel"]] = Position(gap["epoch"], gap["offset"])
+            self.text = text
+            if "channel" in message:
+                self._told(message["channel"], message)
             else:
-                self._began(message.get("connect", message))
-            places = [self.places[name] for name in CHANNELS]
-            assert text == cursor.encode(places), "a cursor that is not where the reader is"
+                self._began(message["connect"])
+            said = cursor.decode(text, CHANNELS) if text else {}
+            if not {"subscribe", "unsubscribe"} & message.keys():  # of which several may say one change
+                standing = {name: self.places[name] for name in self.following}
+                assert said == standing, "a cursor that is not where the reader is"
         if self.connection.closed:
             self.open()
 
+    def _told(self, name: str, message: dict[str, Any]) -> None:
+        if "subscribe" in message:
+            assert name not in self.following, "subscribed twice"
+            self.following.add(name)
+            self.places[name] = _place(message["subscribe"])
+            return
+        assert name in self.following, "of a channel that it does not follow"
+        if "pub" in message:
+            assert name not in self.untold, "a publication before its gap"
+            self.take(name, message["pub"])
+        elif "gap" in message:
+            self.untold.discard(name)
+            self.places[name] = _place(message["gap"])
+        else:
+            assert message["unsubscribe"]["code"] == 2000
+            self.following.remove(name)
+
     def _began(self, body: dict[str, Any]) -> None:
         self.begun = True
-        for name, result in body["subs"].items():
-            start = Position(result["epoch"], result.get("offset", 0))
+        for name, result in body.get("subs", {}).items():
+            self.following.add(name)
+            start = _place(result)
             if result.get("recovered"):
                 assert start == self.places[name], "a recovery that begins elsewhere"
-            elif result.get("was_recovering"):
+            elif result.get("was_recovering") and self.wire.tells:
                 self.untold.add(name)
             self.places[name] = start
+            for publication in result.get("publications", []):
+                self.take(name, publication)
+
+
+def _place(body: dict[str, Any]) -> Position:
+    return Position(body["epoch"], body.get("offset", 0))
 
 
 class EventReader(StreamReader):
     """The same over server-sent events, where the cursor is the event's id."""
 
-    wire = SSE
+    wire: StreamWire = SSE
 
     def open(self) -> None:
         self.parser = Parser()
@@ -309,10 +345,35 @@ class EventReader(StreamReader):
     def received(self) -> list[tuple[dict[str, Any], str]]:
         events = self.parser.feed(bytes(self.sink.taken))
         self.sink.taken.clear()
-        return [(json.loads(event.data), event.id) for event in events if event.kind != "disconnect"]
+        return [(self.message(event.kind, json.loads(event.data)), event.id) for event in events if self.is_ours(event)]
+
+    def is_ours(self, event: Event) -> bool:
+        """Whether it says anything about a place."""
+        return event.kind != "disconnect"
+
+    def message(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The event as the message that it would be over WebSocket."""
+        if kind == "message":
+            return body
+        return {"connect": body} if kind == "connect" else {"channel": body["channel"], kind: body}
 
 
-KINDS: list[type[Reader]] = [SdkReader, SdkReader, StreamReader, EventReader]
+class UniReader(EventReader):
+    """The same over the protocol's own stream, which ends where there is a gap."""
+
+    wire = UNI_SSE
+
+    def request(self) -> Request:
+        return Request((), self.text, connect=Connect(subs={name: Subscribe() for name in CHANNELS}))
+
+    def is_ours(self, event: Event) -> bool:
+        return not event.data.startswith('{"disconnect"')
+
+    def message(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
+        return body
+
+
+KINDS: list[type[Reader]] = [SdkReader, SdkReader, StreamReader, EventReader, UniReader]
 
 
 def settings() -> Config:
@@ -327,19 +388,26 @@ def settings() -> Config:
     return msgspec.structs.replace(config, client=client)
 
 
+def make_hub(config: Config, store: FakeStore) -> Hub:
+    """A hub on a store in memory, keeping time."""
+    wheel = Wheel(0.005)
+    wheel.start()
+    hub = Hub(config, store, Metrics().of("default"), node="n", wheel=wheel)  # type: ignore[arg-type]
+    hub.start()
+    return hub
+
+
 async def schedule(seed: int) -> None:
     rng = random.Random(seed)
     store = FakeStore(rng)
-    hub = Hub(settings(), store, Metrics(), node="n")  # type: ignore[arg-type]
-    hub.wheel.tick = 0.005
-    hub.start()
+    hub = make_hub(settings(), store)
     readers: list[Reader] = []
     rare = rng.random() < 0.3
     for _ in range(250):
         await step(rng, store, hub, readers, rare=rare)
     await heal(store, hub, readers)
     await hub.stop()
-    hub.halt()
+    hub.wheel.stop()
     assert not hub.connections
     assert all(not channel.claims and not channel.feeds for channel in hub.channels.values())
     assert not hub.feeds
@@ -348,12 +416,12 @@ async def schedule(seed: int) -> None:
 async def step(rng: random.Random, store: FakeStore, hub: Hub, readers: list[Reader], *, rare: bool) -> None:
     """One thing that happens."""
     match rng.choices(
-        ["publish", "hear", "answer", "join", "leave", "open", "turn", "check", "renew", "away"],
-        [30, 30, 25, 5, 3, 8, 25, 2, 1 if rare else 0, 1 if rare else 0],
+        ["publish", "hear", "answer", "join", "leave", "open", "turn", "list", "check", "renew", "away"],
+        [30, 30, 25, 5, 3, 8, 25, 8, 2, 1 if rare else 0, 1 if rare else 0],
     )[0]:
         case "publish":
             for _ in range(rng.choice([1, 1, 3, 20])):
-                store.publish(rng.choice(CHANNELS))
+                store.publish(rng.choice(ALL))
         case "hear":
             for _ in range(min(len(store.bus), rng.choice([1, 2, 10]))):
                 hub.broadcast(*store.bus.pop(0))
@@ -368,19 +436,31 @@ async def step(rng: random.Random, store: FakeStore, hub: Hub, readers: list[Rea
             rng.choice(readers).sink.open()
         case "turn":
             await asyncio.sleep(0.006 if rng.random() < 0.1 else 0)
+        case "list" if readers:
+            change_list(rng, rng.choice(readers))
         case "check":
             hub.check_all()
         case "renew":
-            store.streams[rng.choice(CHANNELS)].renew()
+            store.streams[rng.choice(ALL)].renew()
         case "away":
             store.away = not store.away
     for reader in readers:
         reader.read()
 
 
+def change_list(rng: random.Random, reader: Reader) -> None:
+    """The backend wants a stream to follow a channel more, or less."""
+    if isinstance(reader, StreamReader):
+        connection, name = reader.connection, rng.choice(ALL)
+        since = reader.places.get(name) if rng.random() < 0.3 else None
+        subscribe = partial(connection.subscribe_by_server, name, Terms(), since)
+        unsubscribe = partial(connection.unsubscribe_by_server, name, SERVER_UNSUBSCRIBE)
+        connection.when_live(subscribe if rng.random() < 0.6 else unsubscribe)
+
+
 def arrived(store: FakeStore, reader: Reader) -> bool:
     """Whether the reader is at the top of every channel it follows."""
-    names = CHANNELS[:1] if isinstance(reader, SdkReader) else CHANNELS
+    names = reader.following if isinstance(reader, StreamReader) else CHANNELS[:1]
     return not reader.waits and all(reader.places[name] == store.streams[name].position for name in names)
 
 
