@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import randint
 from typing import TYPE_CHECKING
 
+from tornado.iostream import StreamClosedError
+
 from rt import errors
-from rt.delivery import plain
+from rt.delivery import admission
 from rt.delivery.limits import Gate
-from rt.errors import Closing, Refused
+from rt.errors import Closing, Refused, StoreError
 from rt.protocol import replies, sse
 from rt.web.origin import Origins
 
 if TYPE_CHECKING:
     from rt.config import Config
-    from rt.delivery.hub import Hub
+    from rt.delivery.hub import Choose, Hub
     from rt.web.request import Request
 
 Header = tuple[str, str]
@@ -28,6 +30,7 @@ _STATUS = {
     errors.TOKEN_EXPIRED: 401,
     errors.EXPIRED: 401,
 }
+_FORBIDDEN = frozenset({errors.FORBIDDEN, errors.CHANNEL_LIMIT})
 
 
 class Turned(Exception):
@@ -41,27 +44,20 @@ class Turned(Exception):
 
 
 class Entrance:
-    """What the stream doors of one worker share; ``reload`` takes a new config."""
+    """What the stream doors of one tenant share; ``reload`` takes a new config.
+
+    ``choose`` gives a WebSocket whose tenant shows only in its token what finds that tenant's hub; None elsewhere.
+    """
 
     def __init__(self, hub: Hub, config: Config) -> None:
         self.hub = hub
+        self.choose: Callable[[Request], Choose | None] = _chosen
         self._gate = Gate(hub)
         self.reload(config)
 
     def reload(self, config: Config) -> None:
         """Take the origins of a new config."""
         self._origins = Origins(config.client.allowed_origins, same_origin=config.server.mode == "development")
-
-    def door(self, enter: Callable[[Request], None]) -> Callable[[Request], None]:
-        """A door that answers by HTTP what ``enter`` turns away."""
-
-        def door(request: Request) -> None:
-            try:
-                enter(request)
-            except Turned as turned:
-                request.reply(turned.status, turned.body, headers=turned.headers)
-
-        return door
 
     def check_origin(self, request: Request) -> list[Header]:
         """403 for a page that is not on the list; else the headers that let it read the answer."""
@@ -75,28 +71,102 @@ class Entrance:
         if self._gate.refusal() is not None:
             raise Turned(503, [RETRY_AFTER])
 
-    def admit(self, request: Request) -> plain.Admission:
-        """The list of channels that the URL asks for, checked: 400, 401, 403, 404 when it may not be followed."""
+
+StreamDoor = Callable[[Entrance, "Request"], Awaitable[None] | None]
+"""Takes a stream in, or answers by HTTP. What it returns, if anything, is to be awaited: it asks for keys or for a
+session first, in bounded time."""
+
+
+def door(enter: StreamDoor) -> StreamDoor:
+    """A door that answers by HTTP what ``enter`` turns away."""
+
+    def entered(entrance: Entrance, request: Request) -> Awaitable[None] | None:
         try:
-            return plain.admit(self.hub, _wish(request))
-        except Refused as refused:
-            raise Turned(_STATUS[refused.error], body=replies.error_object(refused.error)) from None
-        except Closing as closing:
-            status = 403 if closing.close is errors.FORBIDDEN else 401
-            raise Turned(status, body=replies.disconnect_object(closing.close)) from None
+            later = enter(entrance, request)
+        except Turned as turned:
+            _answer(request, turned)
+            return None
+        return None if later is None else _wait(later, request)
+
+    return entered
 
 
-def _wish(request: Request) -> plain.Request:
+async def _wait(later: Awaitable[None], request: Request) -> None:
+    try:
+        await later
+    except Turned as turned:
+        _answer(request, turned)
+    except StreamClosedError:
+        pass  # the peer left meanwhile: there is nobody to answer
+
+
+def _answer(request: Request, turned: Turned) -> None:
+    request.reply(turned.status, turned.body, headers=turned.headers)
+
+
+def _chosen(request: Request) -> None:
+    """The tenant is known already."""
+
+
+def admit(
+    entrance: Entrance,
+    wish: admission.Request,
+    use: Callable[[admission.Admission], None],
+    refuse: Callable[[Exception], Turned],
+) -> Awaitable[None] | None:
+    """Give the admission of ``wish`` to ``use``, now or when what must be asked for first has come.
+
+    What is refused (Refused, Closing, StoreError) becomes what ``refuse`` makes of it.
+    """
+    try:
+        found = admission.admit(entrance.hub, wish)
+    except (Refused, Closing) as refused:
+        raise refuse(refused) from None
+    if found is None:
+        return _admitted(entrance, wish, use, refuse)
+    use(found)
+    return None
+
+
+async def _admitted(
+    entrance: Entrance,
+    wish: admission.Request,
+    use: Callable[[admission.Admission], None],
+    refuse: Callable[[Exception], Turned],
+) -> None:
+    try:
+        found = await admission.admitted(entrance.hub, wish)
+    except (Refused, Closing, StoreError) as refused:
+        raise refuse(refused) from None
+    use(found)
+
+
+def refusal(refused: Exception) -> Turned:
+    """The answer by HTTP to a stream that may not be: 400, 401, 403, 404; 503 where that could not be found out."""
+    if isinstance(refused, Refused) and refused.error in _STATUS:
+        return Turned(_STATUS[refused.error], body=replies.error_object(refused.error))
+    if isinstance(refused, Closing):
+        status = 403 if refused.close in _FORBIDDEN else 401
+        return Turned(status, body=replies.disconnect_object(refused.close))
+    return Turned(503, [RETRY_AFTER])
+
+
+def wished(request: Request) -> admission.Request:
+    """What a URL with a list of channels asks for."""
     try:
         query = request.query
-        token = request.token()
+        return admission.Request(
+            query.get("channel", []), since(request), request.token(), query.get("subscription_token", [])
+        )
     except ValueError:
         raise Turned(400) from None
-    # The header is newer than the URL: a browser's EventSource sends it when it comes back to the same URL.
-    since = request.headers.get("Last-Event-ID") or next(
-        (query[name][-1] for name in ("last_event_id", "lastEventId", "since") if query.get(name, [""])[-1]), ""
-    )
-    return plain.Request(query.get("channel", []), since, token, query.get("subscription_token", []))
+
+
+def since(request: Request) -> str:
+    """The cursor. The header is newer than the URL: a browser's EventSource sends it when it comes back to the same
+    URL. ValueError as for ``query``."""
+    names = ("last_event_id", "lastEventId", "since")
+    return request.headers.get("Last-Event-ID") or next(filter(None, map(request.parameter, names)), "")
 
 
 def later() -> bytes:

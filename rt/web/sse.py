@@ -1,4 +1,5 @@
-"""The door for Server-Sent Events, ``/sse``: for ``new EventSource(url)`` and ``curl -N``.
+"""The doors for Server-Sent Events: ``/sse`` for ``new EventSource(url)`` and ``curl -N``, and ``uni_sse`` of the
+protocol.
 
 The status line and the headers are written by us, with ``Connection: close``: the chunks of HTTP/1.1 would not let
 connections share their frames.
@@ -6,27 +7,29 @@ connections share their frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING
 
+from rt import errors
+from rt.delivery import admission
 from rt.delivery.plain import PlainConnection
-from rt.protocol.wires import SSE
-from rt.web.entrance import Turned, later
+from rt.errors import Closing, Refused
+from rt.protocol import commands
+from rt.protocol.wires import SSE, UNI_SSE
+from rt.web.entrance import Turned, admit, door, later, refusal, since, wished
 
 if TYPE_CHECKING:
     from rt.delivery.connection import Connection
+    from rt.protocol.wires import StreamWire
     from rt.web.entrance import Entrance, Header
     from rt.web.request import Request
 
+_TYPE = "text/event-stream; charset=utf-8"
 _HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-store\r\n"
     b"X-Accel-Buffering: no\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
 )
-_PREFLIGHT = [
-    ("Access-Control-Allow-Methods", "GET"),
-    ("Access-Control-Allow-Headers", "Authorization, Cache-Control, Last-Event-ID"),
-    ("Access-Control-Max-Age", "300"),
-]
 
 
 class Discard:
@@ -46,35 +49,88 @@ class Discard:
         self._connection.broken()
 
 
-def door(entrance: Entrance) -> Callable[[Request], None]:
-    """The door."""
+@door
+def plain(entrance: Entrance, request: Request) -> Awaitable[None] | None:
+    """The door without an SDK: the channels are in the URL."""
+    cors = _checked(entrance, request, ("GET",))
+    return admit(
+        entrance, wished(request), partial(_begin, entrance, request, SSE, cors), partial(_turned, request, cors)
+    )
 
-    def enter(request: Request) -> None:
-        cors = entrance.check_origin(request)
-        if request.method == "OPTIONS":
-            raise Turned(204, [*cors, *_PREFLIGHT])
-        if request.method != "GET":
-            raise Turned(405, [("Allow", "GET, OPTIONS")])
-        try:
-            admission = entrance.admit(request)
-            entrance.check_room()
-        except Turned as turned:
-            raise _told(request, turned, cors) from None
-        sink, _ = request.take_over()
-        head = _head(cors)
-        connection = PlainConnection(entrance.hub, sink, SSE, admission, preface=head, refusal=head + later())
-        sink.start(Discard(connection))
-        connection.begin()
 
-    return entrance.door(enter)
+@door
+def uni(entrance: Entrance, request: Request) -> Awaitable[None] | None:
+    """The protocol's door for those who only listen: a connect request in ``?cf_connect=`` or as the body."""
+    cors = _checked(entrance, request, ("GET", "POST"))
+    try:
+        body = request.body if request.method == "POST" else request.parameter("cf_connect").encode()
+        connect = commands.decode_connect(body or b"{}")
+        token = connect.token or request.token()
+        wish = admission.Request((), since(request), token, connect=connect)
+    except (ValueError, Closing):
+        raise Turned(400, cors) from None
+    return admit(entrance, wish, partial(_begin, entrance, request, UNI_SSE, cors), partial(_ended, request, cors))
+
+
+def _checked(entrance: Entrance, request: Request, methods: tuple[str, ...]) -> list[Header]:
+    """The CORS headers of a request with a good origin and method; the preflight and others are answered."""
+    cors = entrance.check_origin(request)
+    if request.method == "OPTIONS":
+        raise Turned(204, [*cors, *_preflight(methods)])
+    if request.method not in methods:
+        raise Turned(405, [("Allow", ", ".join([*methods, "OPTIONS"]))])
+    return cors
+
+
+def _preflight(methods: tuple[str, ...]) -> list[Header]:
+    return [
+        ("Access-Control-Allow-Methods", ", ".join(methods)),
+        ("Access-Control-Allow-Headers", "Authorization, Cache-Control, Content-Type, Last-Event-ID"),
+        ("Access-Control-Max-Age", "300"),
+    ]
+
+
+def _begin(
+    entrance: Entrance, request: Request, wire: StreamWire, cors: list[Header], found: admission.Admission
+) -> None:
+    """Take the socket over, and begin the stream."""
+    try:
+        entrance.check_room()
+    except Turned as turned:
+        raise _told(request, turned, cors) from None
+    sink, _ = request.take_over()
+    head = _head(cors)
+    connection = PlainConnection(entrance.hub, sink, wire, found, preface=head, refusal=head + later())
+    sink.start(Discard(connection))
+    connection.begin()
+
+
+def _turned(request: Request, cors: list[Header], refused: Exception) -> Turned:
+    """Why there is no stream, as an HTTP status."""
+    return _told(request, refusal(refused), cors)
+
+
+def _ended(request: Request, cors: list[Header], refused: Exception) -> Turned:
+    """Why there is no stream, as the protocol has it: one that begins and ends with a disconnect."""
+    match refused:
+        case Closing():
+            close = refused.close
+        case Refused():
+            close = errors.closing(refused.error)
+        case _:
+            return _told(request, refusal(refused), cors)
+    return Turned(200, [*_streamed(cors)], UNI_SSE.farewell(close))
 
 
 def _told(request: Request, turned: Turned, cors: list[Header]) -> Turned:
     """A full worker asks a browser to come back, in the words of a stream: by an error status an EventSource ends."""
     if turned.status == 503 and "text/event-stream" in request.headers.get("Accept", ""):
-        headers = [("Content-Type", "text/event-stream; charset=utf-8"), ("Cache-Control", "no-store")]
-        return Turned(200, [*headers, ("Connection", "close"), *cors], later())
+        return Turned(200, _streamed(cors), later())
     return Turned(turned.status, [*turned.headers, *cors], turned.body)
+
+
+def _streamed(cors: list[Header]) -> list[Header]:
+    return [("Content-Type", _TYPE), ("Cache-Control", "no-store"), ("Connection", "close"), *cors]
 
 
 def _head(cors: list[Header]) -> bytes:

@@ -1,4 +1,5 @@
-"""The WebSocket doors: ``/connection/websocket`` for SDKs, ``/ws`` for plain clients.
+"""The WebSocket doors: ``/connection/websocket`` for SDKs, ``/connection/uni_websocket`` for those who only listen,
+``/ws`` for plain clients.
 
 The handshake (RFC 6455 section 4.2) is checked here, with the Origin on every upgrade; then the socket is taken over,
 and what comes in is read by our own strict frame reader. Extensions are declined by not mentioning them.
@@ -9,12 +10,15 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rt.delivery.plain import PlainConnection
 from rt.delivery.sdk import SdkConnection
-from rt.errors import BAD_COMMAND, SERVER_ERROR
+from rt.delivery.uni import UniConnection
+from rt.errors import BAD_COMMAND, SERVER_ERROR, Closing
+from rt.protocol.commands import decode_connect
 from rt.protocol.frames import (
     OPCODE_CLOSE,
     OPCODE_PING,
@@ -27,9 +31,10 @@ from rt.protocol.frames import (
     pong_frame,
 )
 from rt.protocol.wires import SOCKET
-from rt.web.entrance import Turned
+from rt.web.entrance import Turned, admit, door, refusal, wished
 
 if TYPE_CHECKING:
+    from rt.delivery.admission import Admission
     from rt.delivery.connection import Connection
     from rt.web.entrance import Entrance
     from rt.web.request import Request
@@ -39,8 +44,6 @@ _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _JSON = "centrifuge-json"
 _PROTOBUF = "centrifuge-protobuf"
 _UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13")]
-
-Door = Callable[["Request"], None]
 
 
 class Reader:
@@ -92,42 +95,66 @@ class Reader:
         self._connection.broken()
 
 
-def sdk(entrance: Entrance) -> Door:
+@door
+def sdk(entrance: Entrance, request: Request) -> None:
     """The door of the SDKs' protocol, over JSON."""
-
-    def enter(request: Request) -> None:
-        entrance.check_origin(request)
-        offered = _offered(request)
-        head = _handshake(request, _JSON if _JSON in offered else "")
-        wants_protobuf = _wants_protobuf(request, offered)
-        entrance.check_room()
-        sink, behind = request.take_over()
-        connection = SdkConnection(entrance.hub, sink)
-        connection.outbox.write(head)
-        if wants_protobuf:
-            # A client that speaks only Protobuf would wait for ever on JSON: a terminal code is the clean failure.
-            connection.close(BAD_COMMAND)
-        _start(sink, connection, behind, text_only=True)
-
-    return entrance.door(enter)
+    head, good = _spoken(entrance, request)
+    native = _asks(request, "cf_ws_frame_ping_pong", "true")
+    entrance.check_room()
+    sink, behind = request.take_over()
+    connection = SdkConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
+    connection.outbox.write(head)
+    if not good:
+        # A client that speaks only Protobuf would wait for ever on JSON: a terminal code is the clean failure.
+        connection.close(BAD_COMMAND)
+    _start(sink, connection, behind, text_only=True)
 
 
-def plain(entrance: Entrance) -> Door:
+@door
+def uni(entrance: Entrance, request: Request) -> None:
+    """The protocol's door for those who only listen: a connect request in ``?cf_connect=`` or as the first message."""
+    head, good = _spoken(entrance, request)
+    native = _asks(request, "cf_ws_frame_ping_pong", "true")
+    asked = request.parameter("cf_connect")
+    entrance.check_room()
+    sink, behind = request.take_over()
+    connection = UniConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
+    connection.outbox.write(head)
+    try:
+        if not good:
+            raise Closing(BAD_COMMAND)
+        if asked:
+            connection.begin(decode_connect(asked.encode()))
+    except Closing as closing:
+        connection.close(closing.close)
+    _start(sink, connection, behind, text_only=True)
+
+
+@door
+def plain(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     """The door without an SDK: the channels are in the URL, and every message is one push."""
+    entrance.check_origin(request)
+    head = _handshake(request, "")
+    return admit(entrance, wished(request), partial(_begin, entrance, request, head), refusal)
 
-    def enter(request: Request) -> None:
-        entrance.check_origin(request)
-        head = _handshake(request, "")
-        admission = entrance.admit(request)
-        entrance.check_room()
-        sink, behind = request.take_over()
-        refusal = SOCKET.farewell(SERVER_ERROR)
-        connection = PlainConnection(entrance.hub, sink, SOCKET, admission, preface=b"", refusal=refusal)
-        connection.outbox.write(head)
-        connection.begin()
-        _start(sink, connection, behind, text_only=False)
 
-    return entrance.door(enter)
+def _begin(entrance: Entrance, request: Request, head: bytes, found: Admission) -> None:
+    entrance.check_room()
+    sink, behind = request.take_over()
+    refused = SOCKET.farewell(SERVER_ERROR)
+    connection = PlainConnection(entrance.hub, sink, SOCKET, found, preface=b"", refusal=refused)
+    connection.outbox.write(head)
+    connection.begin()
+    _start(sink, connection, behind, text_only=False)
+
+
+def _spoken(entrance: Entrance, request: Request) -> tuple[bytes, bool]:
+    """The answer to a good handshake of a client of the protocol, and whether we speak what it wants: JSON."""
+    entrance.check_origin(request)
+    offered = _offered(request)
+    head = _handshake(request, _JSON if _JSON in offered else "")
+    protobuf = _asks(request, "format", "protobuf") or _asks(request, "cf_protocol", "protobuf")
+    return head, not (protobuf or (_PROTOBUF in offered and _JSON not in offered))
 
 
 def _start(sink: Socket | Stream, connection: Connection, behind: bytes, *, text_only: bool) -> None:
@@ -179,9 +206,8 @@ def _offered(request: Request) -> list[str]:
     return _tokens(request, "Sec-WebSocket-Protocol")
 
 
-def _wants_protobuf(request: Request, offered: list[str]) -> bool:
+def _asks(request: Request, name: str, value: str) -> bool:
     try:
-        asked = request.parameter("format") or request.parameter("cf_protocol")
+        return request.parameter(name) == value
     except ValueError:
         raise Turned(400) from None
-    return asked == "protobuf" or (_PROTOBUF in offered and _JSON not in offered)
