@@ -11,9 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from jwt.algorithms import HMACAlgorithm
-from jwt.exceptions import InvalidKeyError
-
+from rt.config import pem
 from rt.config.finding import Draft, Finding, Rule
 from rt.config.problem import shown
 from rt.config.reader import read_small
@@ -162,10 +160,7 @@ def hmac_keys_are_secrets(draft: Draft) -> Iterator[Finding]:
     token = draft.config.client.token
     for name in ("hmac_secret_key", "hmac_previous_secret_key"):
         key = getattr(token, name)
-        try:
-            if key:
-                HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(key)
-        except InvalidKeyError:
+        if key and pem.is_public(key):
             path = f"client.token.{name}"
             yield Finding(path, "a public key, certificate or JWK", "a secret that only your backend knows", ())
 

@@ -76,6 +76,16 @@ BROKEN = [
         "expected a secret that only your backend knows",
     ),
     (
+        'client: {token: {hmac_secret_key: "-----BEGIN  PUBLIC\\tKEY-----\\nMFkw\\n-----END PUBLIC KEY-----"}}',
+        "f:1: client.token.hmac_secret_key: found a public key, certificate or JWK, "
+        "expected a secret that only your backend knows",
+    ),
+    (
+        f"client: {{token: {{hmac_secret_key: {''.join(ec_key().splitlines()[1:-1])}}}}}",
+        "f:1: client.token.hmac_secret_key: found a public key, certificate or JWK, "
+        "expected a secret that only your backend knows",
+    ),
+    (
         "client: {token: {hmac_previous_secret_key: a}}",
         "f:1: client.token.hmac_previous_secret_key: found no hmac_secret_key beside it, expected both keys",
     ),
