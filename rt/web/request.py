@@ -21,14 +21,15 @@ MAX_FIELDS = 64  # parameters in a query
 
 
 class Request:
-    """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is complete when a
-    door that takes one is called. ``tenant`` is the one that the path named, None where it named none; ``path`` is
-    without it."""
+    """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is there when the
+    request is ``complete``, which it is when a door that takes one is called. ``tenant`` is the one that the path
+    named, None where it named none; ``path`` is without it."""
 
     __slots__ = (
         "_connection",
         "_query",
         "body",
+        "complete",
         "headers",
         "method",
         "path",
@@ -46,6 +47,7 @@ class Request:
         self.headers = headers
         self.tenant: str | None = None
         self.body = b""
+        self.complete = False
         self.remote_ip: str = getattr(connection.context, "remote_ip", "")
         self._query: dict[str, list[str]] | None = None
 
@@ -120,6 +122,8 @@ class Request:
             fields.add("Content-Length", str(len(body)))
         for name, value in headers:
             fields.add(name, value)
+        if not self.complete:
+            fields["Connection"] = "close"  # Tornado closes what is answered before it was read
         reason = http.client.responses.get(status, "Unknown")
         content = b"" if self.method == "HEAD" else body
         connection.write_headers(ResponseStartLine("HTTP/1.1", status, reason), fields, content)

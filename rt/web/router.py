@@ -115,7 +115,7 @@ def _failed(request: Request) -> None:
     request.reply(500)
 
 
-def _turn(request: Request, turned: Turned) -> None:
+def _turn(turned: Turned, request: Request) -> None:
     request.reply(turned.status, turned.body, headers=turned.headers)
 
 
@@ -157,7 +157,8 @@ class _Exchange(HTTPMessageDelegate):
                 self._expect_body(request, api.door, router.max_body)
                 return None
         except Turned as turned:
-            _turn(request, turned)
+            # Behind the body, so that the connection can go on.
+            self._expect_body(request, partial(_turn, turned), router.max_body)
             return None
         self._delegate = router.application.start_request(self._server, self._connection)
         return self._delegate.headers_received(start_line, headers)
@@ -207,11 +208,11 @@ class _Exchange(HTTPMessageDelegate):
             self._delegate.finish()
         elif self._request is not None and self._finish is not None:
             request = self._request
-            request.body = b"".join(self._body)
+            request.body, request.complete = b"".join(self._body), True
             try:
                 self._finish(request)
             except Turned as turned:
-                _turn(request, turned)
+                _turn(turned, request)
             except Exception:
                 _failed(request)
 

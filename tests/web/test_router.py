@@ -273,3 +273,17 @@ def test_the_next_request_of_a_connection_is_served_after_one_that_was_turned_aw
 
     answer = asyncio.run(run())
     assert answer.startswith(b"HTTP/1.1 403 ") and answer.endswith(b"api:{}")
+
+
+@pytest.mark.parametrize(("method", "closes"), [("GET", True), ("POST", False)])
+def test_an_answer_says_whether_the_connection_ends(method: str, closes: bool) -> None:
+    """One that is given before the request was read ends it; a client must not send the next one there."""
+
+    def door(entrance: Entrance, request: Request) -> None:
+        request.reply(403)
+
+    async def run() -> bytes:
+        async with serving(door) as place:
+            return await place.ask(f"{method} /door HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
+
+    assert (b"Connection: close\r\n" in asyncio.run(run())) is closes
