@@ -312,6 +312,7 @@ class Broker:
         self._up()
 
     def _subscriber_up(self, resumed: bool) -> None:
+        self._sessions.found()  # as far as we know; somebody may have been while we heard nothing
         self._must_check |= resumed
         self._up()
 

@@ -26,7 +26,7 @@ class Message(msgspec.Struct, frozen=True, rename={"sender": "from"}):
     """A command or question; ``body`` is for whoever carries it out."""
 
     v: Literal[1]
-    id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+    id: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{16}\Z")]
     sender: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     body: msgspec.Raw
 

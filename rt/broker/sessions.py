@@ -45,7 +45,7 @@ class Sessions:
         reading.add_done_callback(self._looked)
 
     def found(self) -> None:
-        """Somebody uses sessions; a reading under way that says otherwise is too old."""
+        """Somebody uses sessions, or may; a reading under way that says otherwise is too old."""
         self.used = True
         self._reading = None
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rt.broker import bus
+from rt.protocol.publication import Change
 
 
 def test_a_stored_publication_is_read() -> None:
@@ -62,9 +63,46 @@ def test_no_bytes_raise(payload: bytes) -> None:
     bus.publication(payload)
     bus.publication(b"1p:" + payload)
     bus.is_removal(payload)
+    bus.change(payload)
+    bus.change(b"1j:" + payload)
 
 
 @pytest.mark.parametrize(("payload", "expected"), [(b"1r:abc:4:99:", True), (b"1r:::", False), (b"1p:abc:4:9:", False)])
 def test_a_removal_is_told_from_a_publication(payload: bytes, expected: bool) -> None:
     """By its kind and shape."""
     assert bus.is_removal(payload) is expected
+
+
+@pytest.mark.parametrize("change", [Change("join", b'{"client":"a:b"}'), Change("leave", b"{}")])
+def test_a_change_is_read_as_it_was_written(change: Change) -> None:
+    """By workers and scripts alike."""
+    assert bus.change(bus.encoded(change, 1_700_000_000_000_000)) == change
+    assert bus.publication(bus.encoded(change, 5)) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"1p::0:5:{}",
+        b"1j::0:5:",
+        b"1j::0:5:[]",
+        b"1j::0:5:{",
+        b"1j:e:0:5:{}",
+        b"1j::1:5:{}",
+        b"1j::0:x:{}",
+        b"1k::0:5:{}",
+        b"2j::0:5:{}",
+        b'1j::0:5:{"a":\n1}',
+        b"1l::0:5:{" + b" " * bus.MAX_INFO + b"}",
+    ],
+)
+def test_what_says_of_nobody_that_they_came_or_left_is_nothing(payload: bytes) -> None:
+    """Neither an error nor a change."""
+    assert bus.change(payload) is None
+
+
+def test_the_first_session_is_told() -> None:
+    """By exactly one message."""
+    assert bus.is_first_session(b"1s::0:0:")
+    assert not bus.is_first_session(b"1s::0:0:x") and not bus.is_first_session(b"")
