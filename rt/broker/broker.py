@@ -55,7 +55,7 @@ class Broker:
         self._keys = Keys(settings.prefix, tenant)
         loop = asyncio.get_running_loop()
         self._loop = loop
-        trouble = Trouble(loop.time)
+        trouble = Trouble(loop.time, tenant)
         name = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in f"rt-{worker}")
         self._trouble = trouble
         self._pipeline = Pipeline(

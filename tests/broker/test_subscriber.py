@@ -235,7 +235,7 @@ async def test_a_flood_lets_the_loop_go_round(store: Store) -> None:
         StoreSettings(url=store.url, timeout=5.0),
         name="t",
         counters=counters,
-        trouble=Trouble(loop.time),
+        trouble=Trouble(loop.time, "default"),
         on_message=slow,
         on_up=lambda resumed: None,
     )

@@ -23,7 +23,7 @@ class Clock:
 
 def test_trouble_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     """However often it is met, and by however many parts."""
-    trouble = Trouble(Clock())
+    trouble = Trouble(Clock(), "acme")
     for part in ("commands", "the subscriber") * 10:
         trouble.begins(part, AWAY)
     trouble.ends("commands")
@@ -35,11 +35,12 @@ def test_trouble_is_said_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture
         "trouble with the store",
         "the store is well again",
     ]
+    assert [getattr(record, "fields", None) for record in caplog.records] == [{"tenant": "acme"}] * 2
 
 
 def test_another_class_of_trouble_is_news(caplog: pytest.LogCaptureFixture) -> None:
     """First away, then back but with another password."""
-    trouble = Trouble(Clock())
+    trouble = Trouble(Clock(), "acme")
     trouble.begins("commands", AWAY)
     trouble.begins("commands", Refusal("auth", "wrong password", definite=True))
     assert len(caplog.messages) == 2
@@ -48,7 +49,7 @@ def test_another_class_of_trouble_is_news(caplog: pytest.LogCaptureFixture) -> N
 def test_flapping_is_not_said_more_often_than_every_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:
     """But trouble that stays is said in the end."""
     clock = Clock()
-    trouble = Trouble(clock)
+    trouble = Trouble(clock, "acme")
     for _ in range(20):
         trouble.begins("commands", AWAY)
         trouble.ends("commands")
@@ -61,7 +62,7 @@ def test_flapping_is_not_said_more_often_than_every_ten_seconds(caplog: pytest.L
 
 def test_a_refused_call_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     """And does not count as a part in trouble."""
-    trouble = Trouble(Clock())
+    trouble = Trouble(Clock(), "acme")
     for _ in range(5):
         trouble.meets(Refusal("oom", "used memory > 'maxmemory'", definite=True))
     assert len(caplog.messages) == 1
