@@ -18,6 +18,8 @@ from rt.broker.pipeline import Pipeline
 from rt.broker.refusal import Refusal
 from rt.broker.scripts import PUBLISH
 from rt.broker.streams import candidate
+from rt.broker.trouble import QUIET
+from rt.errors import StoreError
 
 T = TypeVar("T")
 
@@ -42,18 +44,18 @@ MAX_ANSWERS = 64 * 1024 * 1024
 """Bytes of all answers to one question."""
 
 _DEDUP_WINDOW_MS = 10_000
-_QUIET = 10.0
 
 
 class Asked:
     """A command or question until its future is done. ``expected`` is how many workers heard it, None while that is not
-    known."""
+    known; ``without`` how many of them have no answer."""
 
-    __slots__ = ("answers", "expected", "finish", "size", "timer")
+    __slots__ = ("answers", "expected", "finish", "size", "timer", "without")
 
     def __init__(self, finish: Callable[[Asked], None]) -> None:
         self.answers: dict[bytes, bytes] = {}  # by who answered
         self.size = 0
+        self.without = 0
         self.expected: int | None = None
         self.finish = finish
         self.timer: asyncio.TimerHandle | None = None
@@ -67,21 +69,26 @@ class Asked:
 class Asker:
     """Commands and questions of this worker; :class:`rt.broker.Broker` says what each promises."""
 
-    __slots__ = ("_asked", "_counters", "_keys", "_loop", "_pipeline", "_said", "_worker")
+    __slots__ = ("_asked", "_counters", "_keys", "_listening", "_loop", "_pipeline", "_said", "_worker")
 
-    def __init__(self, pipeline: Pipeline, keys: Keys, counters: Counters, worker: str) -> None:
+    def __init__(
+        self, pipeline: Pipeline, keys: Keys, counters: Counters, worker: str, *, listening: Callable[[], bool]
+    ) -> None:
+        """``worker`` is the name under which it hears answers, while ``listening()``."""
         self._loop = asyncio.get_running_loop()
         self._pipeline = pipeline
         self._keys = keys
         self._counters = counters
         self._worker = worker
         self._asked: dict[bytes, Asked] = {}
-        self._said = -_QUIET
+        self._listening = listening
+        self._said = -QUIET
 
     def stop(self) -> None:
-        """Wait for no answer any more."""
-        for key in list(self._asked):
-            self._finish(key)
+        """Wait for no answer any more. What the store has not acknowledged fails by itself."""
+        for key, asked in list(self._asked.items()):
+            if asked.timer is not None:
+                self._finish(key)
 
     # Asking
 
@@ -104,7 +111,10 @@ class Asker:
     def survey(self, body: bytes) -> asyncio.Future[list[bytes]]:
         """See :meth:`rt.broker.Broker.survey`."""
         done: asyncio.Future[list[bytes]] = self._loop.create_future()
-        key = self._ask(done, body, lambda asked: [answer for answer in asked.answers.values() if answer])
+        if not self._listening():
+            done.set_exception(StoreError("the store is away, answers would not be heard", definite=True))
+            return done
+        key = self._ask(done, body, _all_answers)
         if key is None:
             return done
         payload = b"1p::0:%d:%s" % (time.time_ns() // 1000, message.encode(key, self._worker, body))
@@ -124,8 +134,12 @@ class Asker:
             return None
 
         def finish(asked: Asked) -> None:
-            if not done.done():
+            if done.done():
+                return
+            try:
                 done.set_result(result(asked))
+            except StoreError as error:
+                done.set_exception(error)
 
         key = b"%016x" % random.getrandbits(64)
         self._asked[key] = Asked(finish)
@@ -153,7 +167,7 @@ class Asker:
         if asked.expected is not None:
             missing = asked.expected - len(asked.answers)
             self._counters.unanswered += missing
-            if self._loop.time() - self._said >= _QUIET:
+            if self._loop.time() - self._said >= QUIET:
                 self._said = self._loop.time()
                 log.warning("%d of %d workers did not answer within %g s", missing, asked.expected, PATIENCE)
         self._finish(key)
@@ -173,7 +187,7 @@ class Asker:
 
     def hear(self, payload: bytes) -> None:
         """A message on this worker's own pub/sub."""
-        answer = message.answer(payload)
+        answer = message.decode_answer(payload)
         if answer is None:
             self._counters.bus_dropped += 1
             return
@@ -182,13 +196,21 @@ class Asker:
         if asked is None:
             self._counters.bus_strays += 1
             return
-        if asked.size + len(body) > MAX_ANSWERS:
-            self._counters.bus_dropped += 1
+        if who in asked.answers:
+            return
+        if body is None or asked.size + len(body) > MAX_ANSWERS:
+            asked.without += 1
             body = b""
-        if asked.answers.setdefault(who, body) is body:
-            asked.size += len(body)
+        asked.answers[who] = body
+        asked.size += len(body)
         if asked.complete:
             self._finish(key)
+
+
+def _all_answers(asked: Asked) -> list[bytes]:
+    if not asked.complete or asked.without:
+        raise StoreError("not every worker could answer", definite=False)
+    return [answer for answer in asked.answers.values() if answer]
 
 
 def _heard(reply: Any) -> int | None:

@@ -72,7 +72,9 @@ class Broker:
         self._streams = Streams(self._pipeline, self._keys, self.counters)
         self._presence = Presence(self._pipeline, self._keys, settings.presence_ttl)
         self._sessions = Sessions(self._pipeline, self._keys)
-        self._asker = Asker(self._pipeline, self._keys, self.counters, worker)
+        self._asker = Asker(
+            self._pipeline, self._keys, self.counters, worker, listening=lambda: self._subscriber.connected
+        )
         self._control = Control(self._pipeline, self._keys, self.counters, self._sessions.found)
         self._registry = Registry(self._pipeline, self._keys, worker)
         self._probe = Probe(
@@ -96,10 +98,10 @@ class Broker:
         self,
         *,
         on_publication: Callable[[str, Publication], None],
+        on_change: Callable[[str, Change], None],
         on_removed: Callable[[str], None],
         on_resumed: Callable[[], None],
-        on_change: Callable[[str, Change], None] = lambda channel, change: None,
-        on_control: Carry = lambda body: b"",
+        on_control: Carry,
     ) -> None:
         """Begin to connect; returns at once, also when the store is down.
 
@@ -265,11 +267,11 @@ class Broker:
         return self._asker.command(body)
 
     def survey(self, body: bytes) -> asyncio.Future[list[bytes]]:
-        """Ask every worker that hears it, ours too. Done with the answers, in no order, when all have answered or after
-        a second: then those that came.
+        """Ask every worker that hears it, ours too. Done with the answers, in no order, when all have answered; empty
+        ones are left out.
 
-        ``body`` is as for :meth:`command`; an answer beyond 4 MiB is none. Fails with a StoreError as :meth:`publish`
-        does.
+        ``body`` is as for :meth:`command`. Fails as :meth:`publish` does, and with a StoreError when somebody cannot
+        answer, does not within a second, or has an answer beyond 4 MiB: a part of the truth would look like all of it.
         """
         return self._asker.survey(body)
 

@@ -20,9 +20,10 @@ from rt.broker import bus, message
 from rt.broker.asking import STREAM_META_TTL, STREAM_SIZE
 from rt.broker.counters import Counters
 from rt.broker.keys import Keys
-from rt.broker.message import Message
+from rt.broker.message import Answer, Message
 from rt.broker.pipeline import Pipeline
 from rt.broker.streams import read
+from rt.broker.trouble import QUIET
 from rt.protocol.publication import Page, Position, Publication
 
 log = logging.getLogger("rt.broker")
@@ -50,7 +51,7 @@ class Control:
 
     __slots__ = (
         "_carry_out", "_counters", "_keys", "_known", "_loop", "_must_read", "_on_heard", "_pipeline", "_position",
-        "_reading", "_reads", "_stopped", "_timer", "_waiting", "_who",
+        "_reading", "_reads", "_stopped", "_timer", "_told", "_waiting", "_who",
     )  # fmt: skip
 
     def __init__(self, pipeline: Pipeline, keys: Keys, counters: Counters, on_heard: Callable[[], None]) -> None:
@@ -70,6 +71,7 @@ class Control:
         self._waiting: deque[Publication] = deque(maxlen=STREAM_SIZE)  # heard while reading
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._told = -QUIET  # when it was last said that something may have been missed
 
     def start(self, carry_out: Carry) -> None:
         """``carry_out`` gets each command and question in order, and gives the answer."""
@@ -173,7 +175,10 @@ class Control:
 
     def _miss(self) -> None:
         self._counters.control_gaps += 1
-        log.warning("commands from other workers may have been missed while the store was away")
+        now = self._loop.time()
+        if now - self._told >= QUIET:
+            self._told = now
+            log.warning("commands from other workers may have been missed while the store was away")
 
     def _catch_up(self) -> None:
         """Take what was heard while reading."""
@@ -230,7 +235,7 @@ class Control:
             self._known[key] = None
 
     def _hand_over(self, said: Message) -> bytes | asyncio.Future[bytes] | None:
-        """Gives the answer or its future; None when it could not be carried out."""
+        """Gives the answer or its future; None when there is none."""
         try:
             outcome = self._carry_out(bytes(said.body))
         except Exception:
@@ -250,17 +255,16 @@ class Control:
         if isinstance(outcome, asyncio.Future):
             outcome.add_done_callback(partial(self._answer_later, said))
         else:
-            self._answer(said, outcome or b"")
+            self._answer(said, outcome)
 
     def _answer_later(self, said: Message, outcome: asyncio.Future[bytes]) -> None:
         failed = outcome.cancelled() or outcome.exception() is not None
-        self._answer(said, b"" if failed else outcome.result())
+        self._answer(said, None if failed else outcome.result())
 
-    def _answer(self, said: Message, body: bytes) -> None:
-        if len(body) > message.MAX_ANSWER:
+    def _answer(self, said: Message, body: bytes | None) -> None:
+        if body is not None and len(body) > message.MAX_ANSWER:
             log.warning("an answer to another worker is too large: %d bytes", len(body))
-            body = b""
-        payload = b"1a:%s:%s:%s" % (said.id.encode(), self._who, body)
+        payload = message.encode_answer(Answer(said.id.encode(), self._who, body))
         # Whoever does not get it waits no longer than a second.
         self._pipeline.call("PUBLISH", self._keys.answers(said.sender), payload).add_done_callback(_look)
 

@@ -1,8 +1,8 @@
 """What workers say to one another, as bytes.
 
 A command or question is the body of a publication: ``{"v":1,"id":…,"from":…,"body":…}``, where ``from`` is the name of
-the worker that wants the answer. An answer is ``1a:<id>:<who>:<body>``; its body may be empty. Unknown fields are
-ignored, and what is of another version is nothing, as on the rest of the bus.
+the worker that wants the answer. An answer is ``1a:<id>:<who>:<body>``, and that there is none ``1x:<id>:<who>:``.
+Unknown fields are ignored, and what is of another version is nothing, as on the rest of the bus.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Message(msgspec.Struct, frozen=True, rename={"sender": "from"}):
 
 
 class Answer(NamedTuple):
-    """An answer to the message ``id`` by the process that calls itself ``who``."""
+    """An answer to the message ``id`` by the process that calls itself ``who``; None when it can give none."""
 
     id: bytes
     who: bytes
-    body: bytes
+    body: bytes | None
 
 
 _decode = msgspec.json.Decoder(Message).decode
 _string = msgspec.json.Encoder().encode
-_ANSWER = re.compile(rb"1a:([0-9a-f]{16}):([0-9a-f]{16}):")
+_ANSWER = re.compile(rb"1([ax]):([0-9a-f]{16}):([0-9a-f]{16}):")
 
 
 def encode(key: bytes, sender: str, body: bytes) -> bytes:
@@ -59,10 +59,18 @@ def decode(body: bytes) -> Message | None:
         return None
 
 
-def answer(payload: bytes) -> Answer | None:
+def decode_answer(payload: bytes) -> Answer | None:
     """The answer in ``payload``; None when there is none, or a larger one than anybody sends."""
     head = _ANSWER.match(payload)
     if head is None or len(payload) > MAX_ANSWER + head.end():
         return None
-    key, who = head.groups()
-    return Answer(key, who, payload[head.end() :])
+    kind, key, who = head.groups()
+    return Answer(key, who, payload[head.end() :] if kind == b"a" else None)
+
+
+def encode_answer(answer: Answer) -> bytes:
+    """The answer as bytes; that there is none, when it is larger than anybody reads."""
+    key, who, body = answer
+    if body is None or len(body) > MAX_ANSWER:
+        return b"1x:%s:%s:" % (key, who)
+    return b"1a:%s:%s:%s" % (key, who, body)

@@ -45,34 +45,54 @@ async def test_questions_and_commands_do_not_mix(store: Store) -> None:
         assert sorted(one.said) == sorted(two.said) == sorted(b"%d" % n for n in range(200))
 
 
+@pytest.mark.parametrize("how", ["late", "failed", "refused", "too large"])
 @asynchronous
-async def test_answers_that_are_late_failed_or_too_large_are_left_out(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What the others said comes within a second, or at once where all have said something."""
-    async with Worker(store) as one, Worker(store) as two, Worker(store) as three:
+async def test_without_the_answer_of_one_there_is_none(store: Store, how: str) -> None:
+    """A part would look like all. It fails within a second, or at once where all have said something."""
+    async with Worker(store) as one, Worker(store) as two:
+        later: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+        def answer(body: bytes) -> bytes | asyncio.Future[bytes]:
+            if how == "refused":
+                raise RuntimeError("no")
+            return b"x" * (message.MAX_ANSWER + 1) if how == "too large" else later
+
         one.answer = lambda body: b"1"
-        failing: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        failing.set_exception(RuntimeError("no"))
-        two.answer = lambda body: failing
-        three.answer = lambda body: b"x" * (message.MAX_ANSWER + 1)
+        two.answer = answer
         began = time.monotonic()
+        asked = one.broker.survey(b"{}")
+        await eventually(lambda: two.said)
+        if how == "failed":
+            later.set_exception(RuntimeError("no"))
+        error = await outcome(asked)
+        assert isinstance(error, StoreError) and not error.definite
+        took = time.monotonic() - began
+        assert took < (asking.PATIENCE + 1 if how == "late" else asking.PATIENCE * 0.8)
+        assert one.broker.counters.unanswered == (how == "late")
+        two.answer = lambda body: b""
         assert await one.broker.survey(b"{}") == [b"1"]
-        assert time.monotonic() - began < asking.PATIENCE * 0.8
-        assert len(caplog.messages) == 2
-        three.answer = lambda body: asyncio.get_running_loop().create_future()
-        assert await one.broker.survey(b"{}") == [b"1"]
-        assert time.monotonic() - began < asking.PATIENCE + 1
-        assert one.broker.counters.unanswered == 1
 
 
 @asynchronous
 async def test_the_answers_to_one_question_have_a_bound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest is left out."""
+    """All of them together."""
     monkeypatch.setattr(asking, "MAX_ANSWERS", 1500)
     async with Worker(store) as one, Worker(store) as two:
         one.answer = two.answer = lambda body: b"x" * 1000
-        assert await one.broker.survey(b"{}") == [b"x" * 1000]
+        assert isinstance(await outcome(one.broker.survey(b"{}")), StoreError)
+        one.answer = two.answer = lambda body: b"x" * 700
+        assert len(await one.broker.survey(b"{}")) == 2
+
+
+@asynchronous
+async def test_who_cannot_hear_answers_asks_nothing(store: Store) -> None:
+    """It would wait in vain."""
+    async with Worker(store) as one:
+        one.broker._subscriber.replace("cut by the test")
+        error = await outcome(one.broker.survey(b"{}"))
+        assert isinstance(error, StoreError) and error.definite
+        await one.ready()
+        assert await one.broker.survey(b"{}") == []
 
 
 @asynchronous
@@ -154,5 +174,17 @@ async def test_stop_does_not_wait_for_answers(store: Store) -> None:
         began = time.monotonic()
         await eventually(lambda: len(two.said) == 2)
         await one.broker.stop()
-        await asyncio.gather(command, question)
+        await command
+        assert isinstance(await outcome(question), StoreError)
         assert time.monotonic() - began < asking.PATIENCE * 0.8
+
+
+@asynchronous
+async def test_what_was_not_acknowledged_fails_when_the_broker_stops(store: Store) -> None:
+    """It is not taken for done."""
+    async with Worker(store, timeout=0.2) as one:
+        with store.paused():
+            command, question = one.broker.command(b"{}"), one.broker.survey(b"{}")
+            await one.broker.stop()
+            for call in (command, question):
+                assert isinstance(await outcome(call), StoreError)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rt.broker import message
+from rt.broker.message import Answer
 
 KEY = b"0123456789abcdef"
 
@@ -55,9 +56,10 @@ def test_what_is_no_message_is_nothing(body: bytes) -> None:
 
 
 def test_an_answer_is_read() -> None:
-    """Its body may be anything, and empty."""
-    assert message.answer(b"1a:0123456789abcdef:fedcba9876543210:a:\n\x00") == (KEY, b"fedcba9876543210", b"a:\n\x00")
-    assert message.answer(b"1a:0123456789abcdef:fedcba9876543210:") == (KEY, b"fedcba9876543210", b"")
+    """Its body may be anything, empty, or none at all."""
+    for body in (b"a:\n\x00", b"", None):
+        said = Answer(KEY, b"fedcba9876543210", body)
+        assert message.decode_answer(message.encode_answer(said)) == said
 
 
 @pytest.mark.parametrize(
@@ -65,14 +67,17 @@ def test_an_answer_is_read() -> None:
 )
 def test_what_is_no_answer_is_nothing(payload: bytes) -> None:
     """Other versions included."""
-    assert message.answer(payload) is None
+    assert message.decode_answer(payload) is None
 
 
 def test_an_answer_has_a_bound() -> None:
     """The same for who sends and who reads."""
-    head = b"1a:0123456789abcdef:fedcba9876543210:"
-    assert message.answer(head + b"x" * message.MAX_ANSWER) is not None
-    assert message.answer(head + b"x" * (message.MAX_ANSWER + 1)) is None
+    said = Answer(KEY, b"fedcba9876543210", b"x" * message.MAX_ANSWER)
+    encoded = message.encode_answer(said)
+    assert message.decode_answer(encoded) == said
+    assert message.decode_answer(encoded + b"x") is None
+    too_large = said._replace(body=b"x" * (message.MAX_ANSWER + 1))
+    assert message.decode_answer(message.encode_answer(too_large)) == said._replace(body=None)
 
 
 @given(st.binary(max_size=80))
@@ -80,5 +85,5 @@ def test_no_bytes_raise_in_a_message(payload: bytes) -> None:
     """Whatever somebody puts on the bus."""
     message.decode(payload)
     message.decode(b'{"v":1,"id":"0123456789abcdef","from":"w","body":' + payload + b"}")
-    message.answer(payload)
-    message.answer(b"1a:0123456789abcdef:" + payload)
+    message.decode_answer(payload)
+    message.decode_answer(b"1a:0123456789abcdef:" + payload)
