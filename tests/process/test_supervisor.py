@@ -53,6 +53,7 @@ def test_workers_get_their_listeners_config_and_lineage(tmp_path: Path) -> None:
         assert first["key"] == "k1"
         assert first["url"].startswith("unix:///") and first["url"].endswith("/store.sock")
         assert first["lineage"] == second["lineage"] != ""
+        assert first["store"] == second["store"] == first["url"]
         assert os.path.isdir(first["metrics_dir"])
         limits = Path(f"/proc/{first['pid']}/limits").read_text()
         soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))

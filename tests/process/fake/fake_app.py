@@ -17,9 +17,9 @@ from rt.config import Config, ConfigError, Problem
 class App:
     """Answers HTTP/1.0 requests, one per connection."""
 
-    def __init__(self, config: Config, index: int, name: str, lineage: str | None) -> None:
+    def __init__(self, config: Config, index: int, name: str, lineage: str | None, store: str) -> None:
         self._config = config
-        self._facts = {"index": index, "name": name, "lineage": lineage, "pid": os.getpid()}
+        self._facts = {"index": index, "name": name, "lineage": lineage, "store": store, "pid": os.getpid()}
         self._listeners: list[socket.socket] = []
         self._open: set[asyncio.Task[None]] = set()
 
