@@ -145,9 +145,11 @@ class Presence:
         return self._hub.config.client.presence_update_interval
 
     def _due(self, room: Room, now: float) -> None:
-        if not room.seats or self._hub.leaving:
+        if not room.seats:
             del self._rooms[room.name]
             return
+        if self._hub.leaving:
+            return  # the seats are taken back one by one
         room.bucket.rate = self._hub.delivery.join_leave_rate
         self._hub.wheel.at(now + self._interval, partial(self._due, room))
         self._hub.spawn(self._renew(room))
