@@ -120,7 +120,10 @@ class Connection(ABC):
         return self.wire.ping
 
     def identified(self, user: str, info: bytes) -> None:
-        """It is known who it is: from now on what the backend says to its user is said to it."""
+        """It is known who it is: from now on what the backend says to its user is said to it. (Unless it has left
+        while that was found out.)"""
+        if self.closed:
+            return
         self.hub.leave(self)
         self.user, self.info = user, info
         self.hub.users.setdefault(user, set()).add(self)
@@ -177,7 +180,8 @@ class Connection(ABC):
         """Do what was put off until it is live; its first message is written."""
         deferred, self._deferred = self._deferred, None
         for do in deferred or ():
-            do()
+            if not self.closed:  # which the one before may have done
+                do()
 
     def _expires(self, expire_at: float | None) -> None:
         if self._end is not None:
@@ -243,6 +247,7 @@ class Connection(ABC):
         hub = self.hub
         hub.connections.discard(self)
         hub.leave(self)
+        hub.claiming.pop(self.id, None)
         hub.metrics.disconnected(self.wire.name, close)
         for name in self.channels:
             hub.presence.leave(name, self)

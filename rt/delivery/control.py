@@ -7,7 +7,6 @@ nothing. A connection that is still on its way in gets it when it is live.
 from __future__ import annotations
 
 import asyncio
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     from rt.delivery.connection import Connection
     from rt.delivery.hub import Hub
+
+CLAIM_AGAIN = 5.0  # seconds after which a claim that did not get through is made again
 
 NOTHING = b""
 """The answer to a message that asks for none."""
@@ -54,7 +55,9 @@ def _obey(hub: Hub, message: control.Message | None) -> bytes | asyncio.Future[b
 
 
 def _meant(hub: Hub, target: Target) -> Iterator[Connection]:
-    """The connections here that a message is for."""
+    """The connections here that a message is for. Who is on the way in and has read the session must read it again."""
+    for reading in hub.readings.get(target.user, ()):
+        reading.stale = True
     for connection in list(hub.users.get(target.user, ())):
         if target.reaches(connection.id, connection.session):
             yield connection
@@ -80,42 +83,57 @@ def claim(connection: Connection, present: asyncio.Future[int] | None) -> None:
     """The connection is to be the only one of its user: all others, on whichever worker, leave for good. ``present``
     says how many there are, where that is known.
 
-    Messages have an order, and the last one to claim stays: one whose own claim has not come back yet is not moved by
-    the claims of others, which came before its own.
+    Messages have an order, and the last one to claim stays. One that has not heard its own claim yet is not moved by
+    those of others, which came before its own; should it have seen no reason to claim, it has heard one now.
     """
-    if present is not None:
-        present.add_done_callback(lambda _: _claim(connection, present))
-    else:
-        _claim(connection, None)
-
-
-def _claim(connection: Connection, present: asyncio.Future[int] | None) -> None:
-    hub = connection.hub
-    counted = present is not None and not present.cancelled() and present.exception() is None
-    if connection.closed or (counted and present is not None and present.result() == 1):
+    if connection.closed:
         return
+    connection.hub.claiming.setdefault(connection.id, False)
+    if present is not None:
+        present.add_done_callback(partial(_claim, connection))
+    else:
+        _claim(connection)
+
+
+def _claim(connection: Connection, present: asyncio.Future[int] | None = None) -> None:
+    hub = connection.hub
+    if connection.closed:
+        return
+    counted = present is not None and not present.cancelled() and present.exception() is None
+    if counted and present is not None and present.result() == 1 and not hub.claiming.get(connection.id):
+        hub.claiming.pop(connection.id, None)
+        return
+    hub.claiming[connection.id] = False
     close = errors.CONNECTION_LIMIT
     message = DisconnectUser(connection.user, whitelist=(connection.id,), code=close.code, reason=close.reason)
-    hub.claiming.add(connection.id)
-    hub.broker.command(control.encode(message)).add_done_callback(partial(_claimed, hub, connection.id))
+    hub.broker.command(control.encode(message)).add_done_callback(partial(_claimed, connection))
 
 
-def _claimed(hub: Hub, id: str, future: asyncio.Future[None]) -> None:
-    if future.cancelled() or future.exception() is not None:
-        hub.claiming.discard(id)
+def _claimed(connection: Connection, future: asyncio.Future[None]) -> None:
+    """What did not get through is said again; meanwhile it is one among others."""
+    if future.cancelled() or future.exception() is None or connection.closed:
+        return
+    hub = connection.hub
+    if hub.claiming.pop(connection.id, None) is not None:
+        hub.wheel.at(hub.now() + CLAIM_AGAIN, lambda now: _claim(connection))
 
 
 def _disconnect(hub: Hub, message: DisconnectUser) -> None:
     close = _OWN.get((message.code, message.reason)) or errors.custom(message.code, message.reason)
-    hub.claiming.difference_update(message.whitelist)
-    spared = hub.claiming if close is errors.CONNECTION_LIMIT else ()
+    claimed = close is errors.CONNECTION_LIMIT
+    for id in message.whitelist if claimed else ():
+        hub.claiming.pop(id, None)
     for connection in _meant(hub, message):
-        if connection.id not in message.whitelist and connection.id not in spared:
+        if connection.id in message.whitelist:
+            continue
+        if claimed and (connection.id in hub.claiming or not connection.is_live):
+            hub.claiming[connection.id] = True  # one that is on its way in will claim when it is live
+        else:
             connection.close(close)
 
 
 def _refresh(hub: Hub, message: RefreshUser) -> None:
-    over = message.expired or (message.expire_at is not None and message.expire_at <= time.time())
+    over = message.expired or (message.expire_at is not None and message.expire_at <= hub.wall())
     for connection in _meant(hub, message):
         if over:
             connection.close(errors.CONNECTION_EXPIRED)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rt.broker import Broker
     from rt.config import Config, Namespace
     from rt.delivery.connection import Connection
+    from rt.delivery.server_side import Reading
     from rt.delivery.subscription import Subscription
     from rt.delivery.wheel import Wheel
     from rt.metrics import Latency, TenantMetrics
@@ -88,7 +89,10 @@ class Hub:
         self.feeds: dict[tuple[bool, tuple[str, ...]], Feed] = {}
         self.connections: set[Connection] = set()
         self.users: dict[str, set[Connection]] = {}
-        self.claiming: set[str] = set()  # ids of connections that are to be their user's only one, not heard back yet
+        # Connections (ids) that are to be their user's only one and have not heard their own claim yet; and whether
+        # they have heard that of another one.
+        self.claiming: dict[str, bool] = {}
+        self.readings: dict[str, list[Reading]] = {}  # sessions being read, by user
         self.presence = Presence(self)
         self.expiry = Expiry(wheel)
         self.leaving = False

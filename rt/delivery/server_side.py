@@ -4,7 +4,6 @@ kept in the session, or because they are the user's own."""
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from rt.errors import CHANNEL_LIMIT, Closing, Refused
@@ -22,6 +21,18 @@ if TYPE_CHECKING:
 log = Limited(logging.getLogger("rt.delivery"))
 
 _PLAIN = Terms()
+
+AGAIN = 3
+"""How often a session is read again at most, because of what was said meanwhile."""
+
+
+class Reading:
+    """A session being read. ``stale`` is set when the backend says something to its user meanwhile."""
+
+    __slots__ = ("stale",)
+
+    def __init__(self) -> None:
+        self.stale = False
 
 
 def known(hub: Hub, identity: Identity) -> Identity | None:
@@ -44,14 +55,37 @@ async def wanted(hub: Hub, identity: Identity) -> Identity:
     complete = known(hub, identity)
     if complete is not None:
         return complete
-    return _whole(hub, identity, await hub.broker.session(identity.user))
+    return _whole(hub, identity, await _session(hub, identity.user))
+
+
+async def _session(hub: Hub, user: str) -> Mapping[str, bytes]:
+    """The user's session, with all that was said to the user up to now. Who reads may not be among the user's
+    connections yet, so what is said while the answer is on its way would reach it in no other way."""
+    reading = Reading()
+    readings = hub.readings.setdefault(user, [])
+    readings.append(reading)
+    try:
+        fields = await hub.broker.session(user)
+        for _ in range(AGAIN):
+            if not reading.stale:
+                break
+            reading.stale = False
+            fields = await hub.broker.session(user)
+        return fields
+    finally:
+        readings.remove(reading)
+        if not readings:
+            del hub.readings[user]
 
 
 def _whole(hub: Hub, identity: Identity, fields: Mapping[str, bytes]) -> Identity:
     for name in identity.subs:
         hub.namespaces.find(name)
-    kept = session.decode(fields, time.time())
-    subs = kept.merged(identity.subs, identity.issued_at)
+    now = hub.wall()
+    # A right that the token gives may have ended before the token does: the client that comes back is without it.
+    given = {name: terms for name, terms in identity.subs.items() if not hub.verifier.over(terms.expire_at, now)}
+    kept = session.decode(fields, now)
+    subs = kept.merged(given, identity.issued_at)
     for name in [name for name in subs if name not in identity.subs and not _possible(hub, name)]:
         del subs[name]
     personal = hub.config.client.subscribe_to_user_personal_channel
