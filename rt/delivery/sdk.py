@@ -16,7 +16,7 @@ from random import random
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rt import __version__, errors
-from rt.delivery import asking, expiry, server_side
+from rt.delivery import asking, server_side
 from rt.delivery.catchup import Leg, at_once, join
 from rt.delivery.subscriber import Coming, Subscriber
 from rt.delivery.subscription import Right, State
@@ -46,24 +46,17 @@ class Work(Protocol):
 
 
 class SdkConnection(Subscriber):
-    """``waiting`` while a command waits; what came in behind it is in the inbox, at most one read's worth.
+    """``waiting`` while a command waits; what came in behind it is in the inbox, at most one read's worth."""
 
-    ``native_ping``: the heartbeat is WebSocket's own. ``choose`` finds the hub by the token, where the door could not
-    know it.
-    """
-
-    __slots__ = ("_choose", "_dialog", "_granted", "_inbox", "_native_ping", "_replies", "waiting")
+    __slots__ = ("_dialog", "_granted", "_inbox", "_replies", "waiting")
 
     def __init__(self, hub: Hub, sink: Sink, *, native_ping: bool = False, choose: Choose | None = None) -> None:
-        super().__init__(hub, sink, SDK)
+        super().__init__(hub, sink, SDK, native_ping=native_ping, choose=choose)
         self.waiting = False
-        self._choose = choose
-        self._native_ping = native_ping
         self._dialog = Dialog()
-        self._granted: frozenset[str] = frozenset()  # channels that the token subscribes to
-        self._inbox: deque[bytes] = deque()
+        self._granted: frozenset[str] | None = None  # channels that the token subscribes to, if any
+        self._inbox: deque[bytes] | None = None
         self._replies: list[bytes] = []
-        self.wake_at(hub.now() + hub.config.client.stale_close_delay)
 
     # In and out
 
@@ -73,17 +66,20 @@ class SdkConnection(Subscriber):
 
     @property
     def ping(self) -> bytes:
-        return frames.PING if self._native_ping else self.wire.ping
+        return frames.PING if self.native_ping else self.wire.ping
 
     def message(self, payload: bytes) -> None:
         """One text message: commands joined by newlines."""
         try:
             lines = commands.split(payload)
-            self.hub.tally.received_messages += len(lines)
-            self._inbox.extend(lines)
         except Closing as closing:
             self.close(closing.close)
             return
+        self.hub.tally.received_messages += len(lines)
+        if self._inbox is None:
+            self._inbox = deque(lines)
+        else:
+            self._inbox.extend(lines)
         self._work()
 
     def push(self, body: bytes) -> None:
@@ -92,12 +88,15 @@ class SdkConnection(Subscriber):
 
     def _work(self) -> None:
         """Carry out what is in the inbox, up to one that must wait; then send the replies."""
-        while self._inbox and not self.waiting and not self.closed:
+        inbox = self._inbox
+        while inbox and not self.waiting and not self.closed:
             try:
-                self._take(self._inbox.popleft())
+                self._take(inbox.popleft())
             except Closing as closing:
                 self._send()
                 self.close(closing.close)
+        if not inbox:
+            self._inbox = None  # an empty one would be the largest part of an idle connection
         self._send()
 
     def _send(self) -> None:
@@ -199,6 +198,9 @@ class SdkConnection(Subscriber):
             self._refuse(command.id, command.kind, refused.error)
         except StoreError:
             self._refuse(command.id, command.kind, errors.INTERNAL)
+        except Exception:
+            self.close(errors.SERVER_ERROR)  # it would wait for ever; the hub says what it was
+            raise
         self._go_on()
 
     def _with_token(self, command: Command, work: Work) -> None:
@@ -224,13 +226,12 @@ class SdkConnection(Subscriber):
     def _connect(
         self, command: Command, request: commands.Connect, *, fetched: bool
     ) -> Coroutine[object, object, None] | None:
-        if self._choose is not None:
-            self.move(self._choose(request.token))
-            self._choose = None
+        self.choose(request.token)
         hub = self.hub
         identity = tokens.identify(request.token, hub.verifier, hub.config.client, hub.wall(), fetched=fetched)
         self.identified(identity.user, identity.info)
-        self._granted = frozenset(identity.subs)
+        if identity.subs:
+            self._granted = frozenset(identity.subs)
         whole = server_side.known(hub, identity)
         if whole is None or whole.subs:
             return self._connect_with_subs(command, request, identity)
@@ -252,23 +253,20 @@ class SdkConnection(Subscriber):
     def _connected(self, command: Command, identity: Identity, subs: dict[str, replies.SubscribeResult]) -> None:
         settings = self.hub.config.client
         heartbeat = Heartbeat(settings.ping_interval, settings.pong_timeout, now=self.hub.now(), share=random())
-        self._dialog.connected(None if self._native_ping else heartbeat)
+        self._dialog.connected(None if self.native_ping else heartbeat)
         self.live(heartbeat, identity.expire_at)
-        expires, ttl = self._expiry(identity.expire_at)
+        expires, ttl = self.expiry(identity.expire_at)
         result = replies.ConnectResult(
             client=self.id,
             version=__version__,
             expires=expires,
             ttl=ttl,
             subs=subs,
-            ping=0 if self._native_ping else ceil(settings.ping_interval),
-            pong=not self._native_ping,
+            ping=0 if self.native_ping else ceil(settings.ping_interval),
+            pong=not self.native_ping,
             node=self.hub.node,
         )
         self._replies.append(replies.connect(command.id, result))
-
-    def _expiry(self, expire_at: float | None) -> tuple[bool, int]:
-        return (False, 0) if expire_at is None else (True, expiry.told(expire_at, self.hub.wall()))
 
     def _refresh(self, id: int, request: commands.Refresh, *, fetched: bool) -> None:
         hub = self.hub
@@ -280,10 +278,10 @@ class SdkConnection(Subscriber):
             raise refused if refused.error.temporary else Closing(errors.CONNECTION_EXPIRED) from None
         if identity.user != self.user:
             raise Closing(errors.INVALID_TOKEN, "a token of another user")
-        if frozenset(identity.subs) != self._granted:
+        if frozenset(identity.subs) != (self._granted or frozenset()):
             raise Closing(errors.INSUFFICIENT_STATE, "another token, other server-side subscriptions")
         self.renewed(identity.expire_at, identity.info or None)
-        expires, ttl = self._expiry(identity.expire_at)
+        expires, ttl = self.expiry(identity.expire_at)
         self._replies.append(replies.refresh(id, expires=expires, ttl=ttl))
 
     # Subscribing
@@ -327,11 +325,20 @@ class SdkConnection(Subscriber):
         try:
             legs = await join(subscription.feed, [coming.since], self.hub.limit)
             if subscription.state is State.GONE:
-                raise Refused(errors.INTERNAL)
+                self._missed(command.id, coming)
+                return
         except (StoreError, Refused):
             self.end(coming.name, subscription)
             raise
         self._begin(command, request, coming, expire_at, legs[0])
+
+    def _missed(self, id: int, coming: Coming) -> None:
+        """It was ended while it was on its way. What the backend wants is done to the end: it was, and is no more."""
+        right = coming.subscription.right
+        if right is None or right.ended is not errors.SERVER_UNSUBSCRIBE or self.closed:
+            raise Refused(errors.INTERNAL)
+        self._replies.append(replies.done(id, "subscribe"))
+        self.push(replies.unsubscribe_body(coming.name, right.ended))
 
     def _begin(
         self, command: Command, request: commands.Subscribe, coming: Coming, expire_at: float | None, leg: Leg
@@ -342,7 +349,7 @@ class SdkConnection(Subscriber):
             self.end(coming.name, coming.subscription)
             raise Refused(errors.UNRECOVERABLE_POSITION)
         result = self.result(coming, leg)
-        result.expires, result.ttl = self._expiry(expire_at)
+        result.expires, result.ttl = self.expiry(expire_at)
         self._replies.append(replies.subscribe(command.id, result))
         self.here(coming, leg)
 
@@ -378,7 +385,7 @@ class SdkConnection(Subscriber):
             raise Closing(errors.INVALID_TOKEN, "subscription token") if invalid else refused from None
         right = subscription.right = subscription.right or Right()
         self.until(name, right, grant.expire_at)
-        expires, ttl = self._expiry(grant.expire_at)
+        expires, ttl = self.expiry(grant.expire_at)
         self._replies.append(replies.sub_refresh(id, expires=expires, ttl=ttl))
 
     # Time

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from rt.config import Namespace
+    from rt.delivery.hub import Choose, Hub
+    from rt.delivery.outbox import Sink
     from rt.protocol.channels import Granted
     from rt.protocol.options import Terms
     from rt.protocol.replies import SubscribeResult
     from rt.protocol.tokens import Identity
+    from rt.protocol.wires import Wire
 
 
 _NOTHING_ASKED = Subscribe()
@@ -47,9 +50,22 @@ class Coming(NamedTuple):
 
 
 class Subscriber(Connection):
-    """``subscriptions`` by channel."""
+    """``subscriptions`` by channel. ``native_ping``: the heartbeat is WebSocket's own. ``choose`` finds the hub by the
+    token, where the door could not know it."""
 
-    __slots__ = ()
+    __slots__ = ("_choose", "native_ping")
+
+    def __init__(self, hub: Hub, sink: Sink, wire: Wire, *, native_ping: bool, choose: Choose | None) -> None:
+        super().__init__(hub, sink, wire)
+        self.native_ping = native_ping
+        self._choose = choose
+        self.wake_at(hub.now() + hub.config.client.stale_close_delay)
+
+    def choose(self, token: str) -> None:
+        """Go to the hub that the token belongs to, if this is not it. Raises Closing where there is none."""
+        if self._choose is not None:
+            self.move(self._choose(token))
+            self._choose = None
 
     @property
     def who(self) -> channels.Who:
@@ -117,8 +133,10 @@ class Subscriber(Connection):
         """Join all server-side subscriptions of ``identity``, from the positions ``asked`` for.
 
         Raises Refused (100, 102, 107) and StoreError; then they are left to the connection's end. The caller writes
-        what they say and calls :meth:`arrive`.
+        what they say and calls :meth:`arrive`, unless the connection has been closed by then.
         """
+        if self.closed:
+            return []
         arriving = []
         for name, terms in identity.subs.items():
             request = asked.get(name)
@@ -149,7 +167,7 @@ class Subscriber(Connection):
         return results
 
     def subscribe_by_server(self, name: str, terms: Terms, since: Position | None) -> asyncio.Future[None] | None:
-        if name in self.subscriptions or self.closed:
+        if name in self.subscriptions or self.closed or self.hub.verifier.over(terms.expire_at, self.hub.wall()):
             return None
         if len(self.subscriptions) >= self.hub.config.client.channel_limit:
             self.close(errors.CHANNEL_LIMIT)
@@ -211,11 +229,16 @@ class Subscriber(Connection):
     def _dismiss(self, name: str, subscription: Subscription, reason: errors.Unsubscribe) -> None:
         joining = subscription.state is State.JOINING
         self.end(name, subscription)
-        if not joining:  # its reply says it
+        if joining:  # its reply says it
+            subscription.right = subscription.right or Right()
+            subscription.right.ended = reason
+        else:
             self.push(replies.unsubscribe_body(name, reason))
 
     def lost(self, subscription: Subscription) -> None:
         """The client subscribes again, from its own position; where it cannot, it connects again."""
+        if subscription.state is State.GONE:
+            return
         if subscription.right is not None and subscription.right.by_server:
             self.close(errors.INSUFFICIENT_STATE)
         else:
@@ -242,8 +265,11 @@ class Subscriber(Connection):
         else:
             self._dismiss(name, subscription, errors.UNSUBSCRIBE_EXPIRED)
 
+    def expiry(self, expire_at: float | None) -> tuple[bool, int]:
+        """What is told of the end of a right: whether there is one, and in how many seconds to come for another."""
+        return (False, 0) if expire_at is None else (True, expiry.told(expire_at, self.hub.wall()))
+
     def refreshed(self, expire_at: float | None, info: bytes | None) -> None:
         super().refreshed(expire_at, info)
-        expires = expire_at is not None
-        ttl = expiry.told(expire_at, self.hub.wall()) if expire_at is not None else 0
+        expires, ttl = self.expiry(expire_at)
         self.push(replies.refresh_body(expires=expires, ttl=ttl))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rt.delivery.members import Members
     from rt.delivery.outbox import Outbox
     from rt.delivery.wheel import Alarm
+    from rt.errors import Unsubscribe
 
 
 class State(enum.IntEnum):
@@ -25,14 +26,15 @@ class State(enum.IntEnum):
 
 class Right:
     """What is special about few subscriptions: ``info`` (the chan_info of a token, raw JSON), the end of the permission
-    if it has one, and whether the server made it."""
+    if it has one, whether the server made it, and why it was ended before it had begun."""
 
-    __slots__ = ("by_server", "end", "info")
+    __slots__ = ("by_server", "end", "ended", "info")
 
     def __init__(self, info: bytes = b"", *, by_server: bool = False) -> None:
         self.info = info
         self.by_server = by_server
         self.end: Alarm | None = None
+        self.ended: Unsubscribe | None = None
 
 
 class Subscription:

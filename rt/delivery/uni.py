@@ -12,7 +12,7 @@ from random import random
 from typing import TYPE_CHECKING
 
 from rt import __version__, errors
-from rt.delivery import expiry, server_side
+from rt.delivery import server_side
 from rt.delivery.subscriber import Subscriber
 from rt.errors import Closing, Refused, StoreError
 from rt.protocol import channels, commands, frames, replies, tokens
@@ -32,15 +32,12 @@ if TYPE_CHECKING:
 class UniConnection(Subscriber):
     """:meth:`begin` once, or let the first message do it. ``session`` is how the backend may name the connection."""
 
-    __slots__ = ("_begun", "_choose", "_native_ping", "_session")
+    __slots__ = ("_begun", "_session")
 
     def __init__(self, hub: Hub, sink: Sink, *, native_ping: bool = False, choose: Choose | None = None) -> None:
-        super().__init__(hub, sink, UNI)
+        super().__init__(hub, sink, UNI, native_ping=native_ping, choose=choose)
         self._session = str(uuid.uuid4())
-        self._choose = choose
-        self._native_ping = native_ping
         self._begun = False
-        self.wake_at(hub.now() + hub.config.client.stale_close_delay)
 
     @property
     def session(self) -> str:
@@ -48,7 +45,8 @@ class UniConnection(Subscriber):
 
     @property
     def ping(self) -> bytes:
-        return frames.PING if self._native_ping else self.wire.ping
+        """Who only listens answers no ping of the protocol, but its end of the socket answers the socket's own."""
+        return frames.PING if self.native_ping else self.wire.ping + frames.PING
 
     def message(self, payload: bytes) -> None:
         """The first message is the connect request; whatever follows is dropped, and counted."""
@@ -66,13 +64,17 @@ class UniConnection(Subscriber):
     def begin(self, request: Connect) -> None:
         """Connect, now or when the store has answered. The stream begins with what became of it, or ends."""
         self._begun = True
-        self.hub.spawn(self._connect(request))
+        if self.closed:
+            return  # it left before it was let in
+        try:
+            self.choose(request.token)
+        except Closing as closing:
+            self.close(closing.close)
+        else:
+            self.hub.spawn(self._connect(request))
 
     async def _connect(self, request: Connect) -> None:
         try:
-            if self._choose is not None:
-                self.move(self._choose(request.token))
-                self._choose = None
             identity = await self._identified(request.token)
             whole = await server_side.wanted(self.hub, identity)
             self.info = whole.info
@@ -126,14 +128,14 @@ class UniConnection(Subscriber):
             Heartbeat(settings.ping_interval, settings.pong_timeout, now=self.hub.now(), share=random()),
             identity.expire_at,
         )
-        expire_at = identity.expire_at
+        expires, ttl = self.expiry(identity.expire_at)
         result = replies.ConnectResult(
             client=self.id,
             version=__version__,
-            expires=expire_at is not None,
-            ttl=expiry.told(expire_at, self.hub.wall()) if expire_at is not None else 0,
+            expires=expires,
+            ttl=ttl,
             subs=subs,
-            ping=0 if self._native_ping else ceil(settings.ping_interval),
+            ping=0 if self.native_ping else ceil(settings.ping_interval),
             session=self._session,
             node=self.hub.node,
         )
