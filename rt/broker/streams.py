@@ -20,7 +20,6 @@ DEDUP_WINDOW_MS = 300_000
 """How long the result of a publish is kept under its idempotency key, in milliseconds."""
 
 _DUPLICATE = 1
-_SUPPRESSED = 2
 
 _LETTERS = bytes.maketrans(b"+/", b"xy")
 
@@ -88,14 +87,16 @@ class Streams:
         return self._pipeline.run(PUBLISH, keys, args, self._published, repeatable=bool(key))
 
     def _published(self, reply: Any) -> Published:
-        epoch, offset, what = reply[:3]
+        what = reply[2]
+        position = Position(reply[0].decode("ascii"), reply[1])
         if what == 0:
             self._counters.published += 1
-        elif what == _DUPLICATE:
+            return Published(position, False)
+        if what == _DUPLICATE:
             self._counters.duplicates += 1
-        else:
-            self._counters.suppressed += 1
-        return Published(Position(epoch.decode("ascii"), offset), what == _DUPLICATE, what == _SUPPRESSED)
+            return Published(position, True)
+        self._counters.suppressed += 1
+        return Published(position, False, True)
 
     def history(
         self, channel: str, *, since: Position | None, limit: int, reverse: bool, meta_ttl: float

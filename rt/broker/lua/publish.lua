@@ -56,17 +56,11 @@ if saved then
     end
 end
 
--- Versions may be beyond what a number of this language holds exactly.
-local function above(one, other)
-    if #one ~= #other then
-        return #one > #other
-    end
-    return one > other
-end
-
 if version and epoch and last_version then
     local last = redis.call('HMGET', KEYS[1], 'version_epoch', 'offset')
-    if (version_epoch == '' or version_epoch == last[1]) and not above(version, last_version) then
+    -- Compared as text: they may be beyond what a number of this language holds exactly.
+    local above = #version > #last_version or #version == #last_version and version > last_version
+    if not above and (version_epoch == '' or version_epoch == last[1]) then
         return {epoch, tonumber(last[2]) or 0, 2}
     end
 end
