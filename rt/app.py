@@ -94,7 +94,7 @@ class App:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while (now := loop.time()) < deadline:
-            ready = [tenant.broker.ready for tenant in self._served.values()]
+            ready = [tenant.broker.ready and tenant.registered for tenant in self._served.values()]
             if all(ready):
                 return
             if any(ready):

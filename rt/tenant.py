@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rt.web.request import Request
 
 REGISTER = 3.0  # seconds between two signs of life in the registry of workers
-REGISTER_AGAIN = 0.25  # and after one that did not get through
+REGISTER_AGAIN = (0.02, 0.5)  # and after one that did not get through: twice as long each time
 REGISTER_TTL = 10.0
 
 NOBODY = "-"
@@ -57,8 +57,8 @@ class Tenant:
     """A tenant's life on this worker: ``start``, ``reload`` any number of times, ``leave``, ``end``.
 
     ``whole`` is the config of the server. Making one connects to nothing. ValueError when its store's address makes no
-    sense, OSError when a certificate cannot be read. ``on_registered`` is called each time the store knows of us;
-    ``started`` is set when requests may come.
+    sense, OSError when a certificate cannot be read. ``on_registered`` is called each time the store knows of us,
+    ``registered`` says that it did once; ``started`` is set when requests may come.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Tenant:
         self._on_registered = on_registered
         self._register: asyncio.Task[None] | None = None
         self.started = asyncio.Event()
+        self.registered = False
         own = whole.of(tenant)
         self.embedded = embedded is not None and tenant.redis.url == embedded.url
         lineage = embedded.lineage if embedded is not None and self.embedded else None
@@ -151,12 +152,17 @@ class Tenant:
 
     async def _say_again(self) -> None:
         """Say now and then that this worker lives."""
+        first, longest = REGISTER_AGAIN
+        again = first
         while True:
             try:
                 await self.broker.register(self._node(), REGISTER_TTL)
             except StoreError:
-                await asyncio.sleep(REGISTER_AGAIN)  # the broker itself says what is wrong
+                await asyncio.sleep(again)  # the broker itself says what is wrong
+                again = min(2 * again, longest)
                 continue
+            again = first
+            self.registered = True
             self._on_registered()
             await asyncio.sleep(REGISTER)
 
