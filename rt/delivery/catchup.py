@@ -80,7 +80,7 @@ def reach(
     """
     legs: list[Leg] = []
     absent: dict[int, int] = {}
-    base = feed.base if upto is None else upto
+    base = feed.start() if upto is None else upto
     for index, channel in enumerate(feed.channels):
         leg = _leg(channel, base[index], since[index], pages.get(index), limit)
         if isinstance(leg, Missing):

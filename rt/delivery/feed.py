@@ -49,6 +49,7 @@ class Feed:
         "_unfinished",
         "_unsettled",
         "base",
+        "broken",
         "channels",
         "count",
         "dirty",
@@ -69,6 +70,8 @@ class Feed:
         self.names = [channel.marked if named else channel.name for channel in channels]
         self.members: dict[Wire, Members] = {}
         self.base: list[Position] = []
+        # Channels whose stream broke off in the turn now filling: a newcomer must not begin before that.
+        self.broken: set[int] = set()
         self.turn: list[Item] = []
         self.count = 0
         self.opened = False
@@ -189,6 +192,15 @@ class Feed:
             subscription.positions = self.standing()
             self._entering[subscription] = len(self.turn)
 
+    def start(self) -> list[Position]:
+        """From where the turn now filling goes on without a break: where a newcomer must be brought."""
+        if not self.broken:
+            return self.base
+        return [
+            channel.position if index in self.broken else position
+            for index, (channel, position) in enumerate(zip(self.channels, self.base, strict=True))
+        ]
+
     def standing(self) -> list[Position]:
         """Where the channels are now."""
         return [channel.position for channel in self.channels]
@@ -249,6 +261,8 @@ class Feed:
             self.take(index, Told(top))
         elif not self.turn and self.base:
             self.base[index] = top
+            return
+        self.broken.add(index)
 
     def flush(self) -> None:
         """Write the turn to all members; with very many, in slices between which the loop lives."""
@@ -258,6 +272,7 @@ class Feed:
         turn, start = self.turn, self.base
         self.turn, self._size = [], 0
         self.base = self.standing()
+        self.broken.clear()
         entering, self._entering = self._entering, {}
         if self._overflown:
             self._overflown = False
