@@ -25,6 +25,9 @@ from tests.waiting import PATIENCE, eventually
 
 NUMBERS = itertools.count(1)
 
+PUSHED = {"subscribe", "unsubscribe", "join", "leave", "message", "refresh"}
+"""Kinds of pushes that are neither publications nor about the whole connection."""
+
 TRIES = 100
 """Connections to open before giving up on a worker: with two workers, 100 misses in a row do not happen."""
 
@@ -81,8 +84,11 @@ class Reader:
         self.received: list[Received] = []
         self.places: dict[str, Place] = {}
         self.gaps: list[dict[str, Any]] = []
+        self.pushes: list[dict[str, Any]] = []
         self.node = ""
         self.local_port = 0
+        self.connected: dict[str, Any] = {}
+        self.disconnect: Ended | None = None
 
     def worker(self) -> int:
         """The pid of the worker that serves this client."""
@@ -93,9 +99,19 @@ class Reader:
         """Whether the connection has ended."""
         raise AssertionError("each client says when it is gone")
 
+    async def __aenter__(self) -> Self:
+        raise AssertionError("each client says how it enters")
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     async def close(self) -> None:
         """Leave in good order."""
         raise AssertionError("each client says how it leaves")
+
+    async def wait_ended(self, timeout: float = PATIENCE) -> Ended:
+        """The code and reason that the server ended it with; code None when it ended without a word."""
+        raise AssertionError("each client says how it learns of its end")
 
     def pause(self) -> None:
         """Stop reading; the kernel's buffers fill up, then the server's."""
@@ -134,6 +150,30 @@ class Reader:
         if offset:
             self.places[channel] = place
 
+    def take_change(self, push: dict[str, Any]) -> None:
+        """Note a push that is no publication; a subscription that came or went moves this client."""
+        self.pushes.append(push)
+        channel = push.get("channel", "")
+        if "subscribe" in push:
+            self.take_subscribed(channel, push["subscribe"])
+        elif "unsubscribe" in push:
+            self.note("left", channel, self.places.get(channel, Place("", 0)))
+
+    def take_bare(self, push: dict[str, Any]) -> None:
+        """One push of a door that sends them bare."""
+        if "connect" in push:
+            self.connected = push["connect"]
+            self.node = self.connected.get("node", "")
+            for channel, result in self.connected.get("subs", {}).items():
+                self.take_subscribed(channel, result)
+        elif "disconnect" in push:
+            self.disconnect = Ended(push["disconnect"]["code"], push["disconnect"]["reason"])
+        elif "pub" in push:
+            self.take_publication(push["channel"], push["pub"])
+        else:
+            assert PUSHED & push.keys(), f"an unknown push: {push}"
+            self.take_change(push)
+
     def take_gap(self, gap: dict[str, Any]) -> None:
         """Note that something on a channel is missed for ever; this client goes on from the new position."""
         self.gaps.append(gap)
@@ -145,6 +185,29 @@ class Reader:
         """Add a record."""
         record = {"do": do, "client": self.name, "channel": channel, "epoch": place.epoch, "offset": place.offset}
         self.records.append({**record, **more})
+
+    def kinds(self, channel: str, *kinds: str) -> list[dict[str, Any]]:
+        """The bodies of the pushes of one of these ``kinds`` on ``channel``, in order of arrival."""
+        return [
+            push[kind] for push in self.pushes for kind in kinds if push.get("channel", "") == channel and kind in push
+        ]
+
+    async def until_push(self, channel: str, kind: str, count: int = 1) -> dict[str, Any]:
+        """Wait for the ``count``-th push of ``kind`` on ``channel``; its body."""
+        what = f"{count} x {kind} on {channel!r} in {self.pushes[-5:]}"
+        await eventually(lambda: len(self.kinds(channel, kind)) >= count, what=what)
+        body = self.kinds(channel, kind)[count - 1]
+        assert isinstance(body, dict)
+        return body
+
+    def changes(self, channel: str) -> list[tuple[str, str]]:
+        """Who came and went on ``channel`` as this client saw it: (``join`` or ``leave``, client id), in order."""
+        return [
+            (kind, push[kind]["info"]["client"])
+            for push in self.pushes
+            for kind in ("join", "leave")
+            if push.get("channel", "") == channel and kind in push
+        ]
 
     def leave_all(self) -> None:
         """Note that nothing more is expected on any channel until it is subscribed again."""
@@ -168,10 +231,16 @@ def plug(port: int, receive_buffer: int | None = None) -> socket.socket:
 
 
 async def open_websocket(
-    server: Server, path: str, *, receive_buffer: int | None = None, trust: ssl.SSLContext | None = None, **options: Any
+    server: Server,
+    path: str,
+    *,
+    receive_buffer: int | None = None,
+    trust: ssl.SSLContext | None = None,
+    host: str = "localhost",
+    **options: Any,
 ) -> ClientConnection:
     """A WebSocket without extensions and without pings of its own; over TLS when ``trust`` is given."""
-    uri = f"{'wss' if trust else 'ws'}://localhost:{server.port}{path}"
+    uri = f"{'wss' if trust else 'ws'}://{host}:{server.port}{path}"
     options = {"compression": None, "ping_interval": None, "max_size": None, "proxy": None, **options}
     if trust is not None:
         options["ssl"] = trust
@@ -233,9 +302,6 @@ class SocketReader(Reader):
         if self.task is not None:
             await asyncio.wait_for(self.task, PATIENCE)
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
 
 class Waiting(NamedTuple):
     """A command that has no reply yet."""
@@ -257,12 +323,10 @@ class SdkClient(SocketReader):
         self.connect_fields: dict[str, Any] = options.pop("connect", {})
         self.path = options.pop("path", "/connection/websocket")
         self.options = options
-        self.pushes: list[dict[str, Any]] = []
         self.pings = 0
         self.answer_pings = True
         self.waiting: dict[int, Waiting] = {}
         self.ids = itertools.count(1)
-        self.connected: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -273,6 +337,8 @@ class SdkClient(SocketReader):
             await self.close()
             raise
         self.node = self.connected.get("node", "")
+        for channel, result in self.connected.get("subs", {}).items():
+            self.take_subscribed(channel, result)
         return self
 
     async def open(self) -> Self:
@@ -307,6 +373,8 @@ class SdkClient(SocketReader):
         channel = push.get("channel", "")
         if "pub" in push:
             self.take_publication(channel, push["pub"])
+        elif "subscribe" in push:
+            self.take_subscribed(channel, push["subscribe"])
         elif "unsubscribe" in push:
             self.note("left", channel, self.places.get(channel, Place("", 0)))
 
@@ -362,9 +430,28 @@ class SdkClient(SocketReader):
         """Leave; what comes for the channel until it is subscribed again would be a mistake."""
         return await self.call("unsubscribe", {"channel": channel})
 
-    async def publish(self, channel: str, data: Any) -> dict[str, Any]:
+    async def publish(self, channel: str, data: Any, **fields: Any) -> dict[str, Any]:
         """Publish; the result."""
-        return await self.call("publish", {"channel": channel, "data": data})
+        return await self.call("publish", {"channel": channel, "data": data, **fields})
+
+    async def presence(self, channel: str) -> dict[str, Any]:
+        """Who is there, by client id."""
+        found = (await self.call("presence", {"channel": channel}))["presence"]
+        assert isinstance(found, dict)
+        return found
+
+    async def presence_stats(self, channel: str) -> tuple[int, int]:
+        """How many (connections, users) are there."""
+        result = await self.call("presence_stats", {"channel": channel})
+        return result["num_clients"], result["num_users"]
+
+    async def refresh(self, token: str) -> dict[str, Any]:
+        """Show a new connection token; the result."""
+        return await self.call("refresh", {"token": token})
+
+    async def sub_refresh(self, channel: str, token: str) -> dict[str, Any]:
+        """Show a new subscription token; the result."""
+        return await self.call("sub_refresh", {"channel": channel, "token": token})
 
     async def history(self, channel: str, **fields: Any) -> dict[str, Any]:
         """Read history; the result."""
@@ -388,7 +475,7 @@ class PlainSocket(SocketReader):
         self.path = stream_path("/ws", channels, query, since)
         self.options = options
         self.cursor = ""
-        self.connected: dict[str, Any] = {}
+        self.messages: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> Self:
         self.begin(await open_websocket(self.server, self.path, **self.options))
@@ -399,6 +486,7 @@ class PlainSocket(SocketReader):
 
     async def take(self, message: str) -> None:
         line = json.loads(message)
+        self.messages.append(line)
         self.cursor = line.get("cursor", self.cursor)
         if "connect" in line:
             self.connected = line["connect"]
@@ -410,7 +498,44 @@ class PlainSocket(SocketReader):
         elif "pub" in line:
             self.take_publication(line["channel"], line["pub"])
         else:
-            raise AssertionError(f"an unknown message: {message}")
+            assert PUSHED & line.keys(), f"an unknown message: {message}"
+            self.take_change(line)
+
+
+class UniSocket(SocketReader):
+    """``/connection/uni_websocket``: bare pushes, after one ConnectRequest in the URL or as the first message."""
+
+    def __init__(self, server: Server, request: dict[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(server, options.pop("name", ""), options.pop("records", None))
+        self.request = request or {}
+        self.path = options.pop("path", "/connection/uni_websocket")
+        self.by_message: bool = options.pop("by_message", False)
+        self.options = options
+        self.pings = 0
+
+    async def __aenter__(self) -> Self:
+        text = json.dumps(self.request)
+        path = self.path if self.by_message else with_query(self.path, f"cf_connect={quote(text, safe='')}")
+        self.begin(await open_websocket(self.server, path, **self.options))
+        if self.by_message:
+            await self.socket.send(text)
+        await eventually(lambda: self.connected or self.ended.done(), what="the connect push")
+        if not self.connected:
+            await self.close()
+            raise self.ended.result()
+        return self
+
+    async def take(self, message: str) -> None:
+        for line in message.split("\n"):
+            push = json.loads(line)
+            self.pings += not push
+            if push:
+                self.take_bare(push)
+
+
+def with_query(path: str, query: str) -> str:
+    """``path`` with ``query`` added to what it has."""
+    return f"{path}{'&' if '?' in path else '?'}{query}"
 
 
 def stream_path(door: str, channels: list[str], query: str = "", since: str = "") -> str:
@@ -495,12 +620,19 @@ class Http:
 
 
 class Api(Http):
-    """The server API over one kept connection."""
+    """The server API over one kept connection; ``prefix`` and ``key`` choose a tenant."""
+
+    def __init__(
+        self, server: Server, trust: ssl.SSLContext | None = None, *, key: str = API_KEY, prefix: str = ""
+    ) -> None:
+        super().__init__(server, trust)
+        self.key = key
+        self.prefix = prefix
 
     async def call(self, method: str, **fields: Any) -> dict[str, Any]:
         """Call ``/api/<method>``; the result, or Reply for an error."""
-        headers = {"X-API-Key": API_KEY, "Content-Type": "application/json"}
-        response = await self.request("POST", f"/api/{method}", json.dumps(fields).encode(), headers)
+        headers = {"X-API-Key": self.key, "Content-Type": "application/json"}
+        response = await self.request("POST", f"{self.prefix}/api/{method}", json.dumps(fields).encode(), headers)
         assert response.status == 200, response
         answer = response.json()
         if "error" in answer:

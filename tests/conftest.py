@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import tools
-from tests.servers import RUNNING, Server
+from tests.servers import RUNNING, WHOLE, Server
 
 UNTESTED = pytest.StashKey[Counter[str]]()
 LOG_STARTS = pytest.StashKey[dict[Server, int]]()
@@ -22,6 +22,13 @@ LOG_STARTS = pytest.StashKey[dict[Server, int]]()
 def server() -> Iterator[Server]:
     """Two workers on the embedded store, shared by every test that leaves them alive."""
     with Server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def whole() -> Iterator[Server]:
+    """The same with presence, sessions and short times."""
+    with Server(WHOLE) as running:
         yield running
 
 

@@ -7,9 +7,10 @@ import json
 import ssl
 from contextlib import suppress
 from typing import Any, NamedTuple, Self
+from urllib.parse import quote
 
 from tests.checker import Record
-from tests.clients import Ended, Reader, Response, plug, read_head, stream_path
+from tests.clients import PUSHED, Ended, Reader, Response, plug, read_head, stream_path, with_query
 from tests.servers import Server
 from tests.waiting import PATIENCE, eventually
 
@@ -116,10 +117,9 @@ class EventSource(Reader):
         assert not options, options
         self.parser = Parser()
         self.events: list[Event] = []
-        self.connected: dict[str, Any] = {}
         self.response: Response | None = None
         self.over = False
-        self.disconnect: Ended | None = None
+        self.body: bytes | None = None
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -138,8 +138,12 @@ class EventSource(Reader):
             sock=plug(self.server.port, self.receive_buffer), ssl=self.trust, server_hostname=name, limit=4096
         )
         self.local_port = self.writer.get_extra_info("sockname")[1]
-        lines = [f"GET {self.path} HTTP/1.1", "Host: localhost", *(f"{k}: {v}" for k, v in self.headers.items())]
-        self.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        headers = {"Host": "localhost", **self.headers}
+        if self.body is not None:
+            headers |= {"Content-Length": str(len(self.body))}
+        lines = [f"{'GET' if self.body is None else 'POST'} {self.path} HTTP/1.1"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        self.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + (self.body or b""))
         status, headers = await read_head(self.reader)
         self.response = Response(status, headers, b"")
         if status != 200:
@@ -151,10 +155,13 @@ class EventSource(Reader):
 
     async def read(self) -> None:
         """Take events until the stream ends, and stand still while paused."""
+        assert self.response is not None
+        left = int(self.response.headers.get("content-length", 1 << 62))
         with suppress(ConnectionError):
-            while True:
+            while left:
                 await self.reading.wait()
-                data = await self.reader.read(4096)
+                data = await self.reader.read(min(left, 4096))
+                left -= len(data)
                 if not data:
                     break
                 for event in self.parser.feed(data):
@@ -177,9 +184,11 @@ class EventSource(Reader):
             self.take_gap(body)
         elif event.kind == "disconnect":
             self.disconnect = Ended(body["code"], body["reason"])
-        else:
-            assert event.kind == "message", event
+        elif event.kind == "message":
             self.take_publication(body["channel"], body["pub"])
+        else:
+            assert event.kind in PUSHED, event
+            self.take_change({"channel": body.pop("channel"), event.kind: body})
 
     async def close(self) -> None:
         """Leave."""
@@ -190,5 +199,29 @@ class EventSource(Reader):
         if self.task is not None:
             await asyncio.wait_for(self.task, PATIENCE)
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def wait_ended(self, timeout: float = PATIENCE) -> Ended:
+        """The code and reason that the stream ended with; code None when it ended without a word."""
+        await eventually(lambda: self.over, timeout, "the stream ends")
+        return self.disconnect or Ended(None)
+
+
+class UniStream(EventSource):
+    """``/connection/uni_sse``: bare pushes as events, after a ConnectRequest in the URL, or in a POST's body."""
+
+    def __init__(
+        self, server: Server, request: dict[str, Any] | None = None, *, by_post: bool = False, **options: Any
+    ) -> None:
+        path = options.pop("path", "/connection/uni_sse")
+        super().__init__(server, [], **options)
+        text = json.dumps(request or {})
+        self.path = path if by_post else with_query(path, f"cf_connect={quote(text, safe='')}")
+        self.body = text.encode() if by_post else None
+        self.pings = 0
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+        assert event.kind == "message", event
+        push = json.loads(event.data)
+        self.pings += not push
+        if push:
+            self.take_bare(push)

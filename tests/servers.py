@@ -71,6 +71,32 @@ CONFIG: dict[str, Any] = {
 """What most tests run on. Channels without a namespace are open to everybody and recoverable."""
 
 
+SEEN = {
+    "presence": True,
+    "join_leave": True,
+    "force_push_join_leave": True,
+    "allow_presence_for_client": True,
+    "allow_presence_for_anonymous": True,
+}
+"""Everybody sees who is there, who comes and who goes."""
+
+WHOLE: dict[str, Any] = {
+    "client": {"presence_update_interval": "2s", "session_ttl": "5m"},
+    "redis": {"presence_ttl": "6s"},
+    "channel": {
+        "namespaces": [
+            *CONFIG["channel"]["namespaces"],
+            {"name": "room", **STREAM, **OPEN, **SEEN},
+            {"name": "hall", **STREAM, **OPEN, **SEEN, "force_push_join_leave": False},
+            {"name": "counted", **STREAM, **OPEN, **SEEN, "join_leave": False, "force_push_join_leave": False},
+            {"name": "bare", **OPEN, **SEEN, "history_size": 0, "force_recovery": False},
+            {"name": "newest", **STREAM, **OPEN, "force_recovery_mode": "cache", "auto_cache_recover": True},
+        ],
+    },
+}
+"""Laid over CONFIG: presence, sessions and what belongs to them, with short times."""
+
+
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` laid over it, mapping by mapping; neither is changed."""
     result = copy.deepcopy(base)
