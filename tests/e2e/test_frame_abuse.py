@@ -73,6 +73,8 @@ COMMANDS: list[tuple[str, bytes, int]] = [
     ("an empty channel", b'{"id":2,"subscribe":{"channel":""}}', 3501),
     ("no channel", b'{"id":2,"subscribe":{}}', 3501),
     ("a second connect", b'{"id":2,"connect":{}}', 3501),
+    ("a refresh with nonsense", b'{"id":2,"refresh":{"token":"x"}}', 3500),
+    ("a refresh with nothing", b'{"id":2,"refresh":{}}', 3501),
     ("a pong without a ping", b"{}", 3501),
     ("a command without an id", b'{"subscribe":{"channel":"x"}}', 3501),
     ("an id that is negative", b'{"id":-1,"subscribe":{"channel":"x"}}', 3501),
@@ -97,8 +99,7 @@ ERRORS: list[tuple[str, str, int]] = [
     ("a remote procedure", '{"rpc":{"method":"x","data":{}}}', 108),
     ("presence", '{"presence":{"channel":"x"}}', 108),
     ("presence stats", '{"presence_stats":{"channel":"x"}}', 108),
-    ("refresh", '{"refresh":{"token":"x"}}', 108),
-    ("sub refresh", '{"sub_refresh":{"channel":"x","token":"x"}}', 108),
+    ("sub refresh of nothing", '{"sub_refresh":{"channel":"x","token":"x"}}', 103),
 ]
 
 
