@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 SDK_FOLDER = Path(__file__).resolve().parent / "js"
+
+OLD_CENT = Path(sys.prefix) / "cent-5.0"
+"""Where the oldest cent that is tested lies, away from the newest."""
 
 
 def has_node() -> bool:
@@ -30,10 +36,25 @@ def has_chromium() -> bool:
     return chromium() is not None
 
 
+def has_old_cent() -> bool:
+    """A cent of 5.0 beside the newest: installed once, where a registry of packages can be reached."""
+    if not OLD_CENT.is_dir():
+        wanted = Path(__file__).resolve().parent / "sdk" / "cent-5.0.txt"
+        with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:
+            made = Path(folder) / "made"
+            pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+            options = ["--no-deps", "--require-hashes", "-r", str(wanted), "--target", str(made)]
+            done = subprocess.run([*pip, *options], capture_output=True)
+            if done.returncode == 0:
+                made.rename(OLD_CENT)
+    return OLD_CENT.is_dir()
+
+
 TOOLS: dict[str, Callable[[], bool]] = {
     "node": has_node,
     "redis-server": has_redis_server,
     "chromium": has_chromium,
+    "cent 5.0": has_old_cent,
 }
 
 

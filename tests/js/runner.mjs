@@ -1,4 +1,4 @@
-// Drives the published JavaScript SDK for tests/sdk/test_js.py: one JSON object per line on stdin is a call, one per line on
+// Drives the published JavaScript SDK for tests/sdk/javascript.py: one JSON object per line on stdin is a call, one per line on
 // stdout is an event or a call's answer. It ends when stdin does.
 
 import { createInterface } from "node:readline";
@@ -13,7 +13,23 @@ function watchClient() {
   for (const state of ["connecting", "connected", "disconnected"]) {
     client.on(state, ({ code, reason, client: id }) => out({ event: state, code, reason, client: id }));
   }
-  client.on("error", ({ error }) => out({ event: "error", code: error?.code, message: error?.message }));
+  client.on("error", ({ type, error }) => out({ event: "error", type, code: error?.code, message: error?.message }));
+  client.on("subscribed", ({ channel, recovered, wasRecovering, streamPosition, data }) =>
+    out({ event: "server-subscribed", channel, recovered, wasRecovering, position: streamPosition, data }));
+  client.on("subscribing", ({ channel }) => out({ event: "server-subscribing", channel }));
+  client.on("unsubscribed", ({ channel }) => out({ event: "server-unsubscribed", channel }));
+  client.on("publication", ({ channel, data, offset }) => out({ event: "server-publication", channel, data, offset }));
+  for (const kind of ["join", "leave"]) {
+    client.on(kind, ({ channel, info }) => out({ event: `server-${kind}`, channel, info }));
+  }
+}
+
+// A call-back that gives one of the prepared answers after the other, the last again and again.
+function giver(answers, event) {
+  return async () => {
+    out({ event });
+    return answers.length > 1 ? answers.shift() : answers[0];
+  };
 }
 
 function watchSubscription(sub) {
@@ -21,14 +37,18 @@ function watchSubscription(sub) {
   for (const state of ["subscribing", "unsubscribed"]) {
     sub.on(state, ({ code, reason }) => out({ event: state, channel, code, reason }));
   }
-  sub.on("subscribed", ({ recovered, wasRecovering, streamPosition }) =>
-    out({ event: "subscribed", channel, recovered, wasRecovering, position: streamPosition }));
+  sub.on("subscribed", ({ recovered, wasRecovering, streamPosition, data }) =>
+    out({ event: "subscribed", channel, recovered, wasRecovering, position: streamPosition, data }));
+  for (const kind of ["join", "leave"]) {
+    sub.on(kind, ({ info }) => out({ event: kind, channel, info }));
+  }
   sub.on("publication", ({ data, offset }) => out({ event: "publication", channel, data, offset }));
   sub.on("error", ({ error }) => out({ event: "sub-error", channel, code: error?.code, message: error?.message }));
 }
 
 const calls = {
-  connect({ url, options = {} }) {
+  connect({ url, options = {}, tokens }) {
+    if (tokens) options.getToken = giver(tokens, "get-token");
     client = new Centrifuge(url, { websocket: WebSocket, minReconnectDelay: 50, maxReconnectDelay: 500, ...options });
     watchClient();
     client.connect();
@@ -36,8 +56,14 @@ const calls = {
   disconnect() {
     client.disconnect();
   },
+  // Connect again after a disconnect, as the same client.
+  again() {
+    client.connect();
+  },
   // The SDK keeps a subscription object per channel until it is removed.
-  subscribe({ channel, options = {} }) {
+  subscribe({ channel, options = {}, tokens, states }) {
+    if (tokens) options.getToken = giver(tokens, "get-sub-token");
+    if (states) options.getState = giver(states, "get-state");
     let sub = client.getSubscription(channel);
     if (!sub) {
       sub = client.newSubscription(channel, { minResubscribeDelay: 50, maxResubscribeDelay: 500, ...options });
@@ -49,6 +75,8 @@ const calls = {
     client.getSubscription(channel).unsubscribe();
   },
   publish: ({ channel, data }) => client.publish(channel, data),
+  presence: ({ channel }) => client.presence(channel),
+  presenceStats: ({ channel }) => client.presenceStats(channel),
   history: ({ channel, options }) => client.history(channel, options),
   rpc: ({ method, data }) => client.rpc(method, data),
   send: ({ data }) => client.send(data),

@@ -3,119 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Callable, Coroutine
-from typing import Any, Self
+from collections.abc import Callable
 
 import pytest
-from centrifuge import (
-    CentrifugeError,
-    Client,
-    ClientEventHandler,
-    ConnectedContext,
-    ConnectingContext,
-    DisconnectedContext,
-    PublicationContext,
-    SubscribedContext,
-    Subscription,
-    SubscriptionEventHandler,
-    UnsubscribedContext,
-)
+from centrifuge import CentrifugeError
 from centrifuge.exceptions import ReplyError
 
-from tests import processes
 from tests.clients import Api
+from tests.sdk.python import Python, SubscriptionLog, to_the_end
 from tests.servers import Server
 from tests.tokens import connection_token, subscription_token
-from tests.waiting import PATIENCE, eventually
+from tests.waiting import eventually
 
 ROUNDS = 10
-
-
-class ClientLog(ClientEventHandler):
-    """Keeps what happened to the connection."""
-
-    def __init__(self) -> None:
-        self.connected: list[ConnectedContext] = []
-        self.connecting: list[ConnectingContext] = []
-        self.disconnected: list[DisconnectedContext] = []
-
-    async def on_connected(self, ctx: ConnectedContext) -> None:
-        self.connected.append(ctx)
-
-    async def on_connecting(self, ctx: ConnectingContext) -> None:
-        self.connecting.append(ctx)
-
-    async def on_disconnected(self, ctx: DisconnectedContext) -> None:
-        self.disconnected.append(ctx)
-
-
-class SubscriptionLog(SubscriptionEventHandler):
-    """Keeps what happened to one subscription."""
-
-    def __init__(self) -> None:
-        self.subscribed: list[SubscribedContext] = []
-        self.unsubscribed: list[UnsubscribedContext] = []
-        self.data: list[Any] = []
-        self.offsets: list[int] = []
-
-    async def on_subscribed(self, ctx: SubscribedContext) -> None:
-        self.subscribed.append(ctx)
-
-    async def on_unsubscribed(self, ctx: UnsubscribedContext) -> None:
-        self.unsubscribed.append(ctx)
-
-    async def on_publication(self, ctx: PublicationContext) -> None:
-        self.data.append(ctx.pub.data)
-        self.offsets.append(ctx.pub.offset)
-
-
-class Python:
-    """One SDK client and its logs."""
-
-    def __init__(self, server: Server, token: str = "") -> None:
-        self.server = server
-        self.log = ClientLog()
-        self.token = token
-        self.ports: set[int] = set()
-
-    async def __aenter__(self) -> Self:
-        before = processes.ports_to(os.getpid(), self.server.port)
-        address = f"ws://127.0.0.1:{self.server.port}/connection/websocket"
-        self.client = Client(
-            address, events=self.log, token=self.token, min_reconnect_delay=0.05, max_reconnect_delay=0.5, proxy=None
-        )
-        await self.client.connect()
-        await eventually(lambda: self.log.connected or self.log.disconnected, what="connected or refused")
-        self.ports = processes.ports_to(os.getpid(), self.server.port) - before
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.client.disconnect()
-
-    async def subscribe(self, channel: str, token: str = "") -> tuple[Subscription, SubscriptionLog]:
-        """Subscribe and wait until the server has decided."""
-        log = SubscriptionLog()
-        sub = self.client.new_subscription(
-            channel, events=log, token=token, min_resubscribe_delay=0.05, max_resubscribe_delay=0.5
-        )
-        await sub.subscribe()
-        await eventually(lambda: log.subscribed or log.unsubscribed, what="subscribed or refused")
-        return sub, log
-
-    def worker(self) -> int:
-        """The pid of the worker that serves the first connection."""
-        (port,) = self.ports
-        return self.server.worker_of(port)
-
-
-async def to_the_end(test: Coroutine[Any, Any, None]) -> None:
-    """Run a test, then wait for the tasks in which the SDK closes its sockets, so that none is left open."""
-    await test
-    left = asyncio.all_tasks() - {asyncio.current_task()}
-    if left:
-        _, pending = await asyncio.wait(left, timeout=PATIENCE)
-        assert not pending
 
 
 def test_publish_and_receive(server: Server, channel: str) -> None:
