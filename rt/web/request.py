@@ -116,12 +116,12 @@ class Request:
         if stream is None or stream.closed():
             return
         fields = HTTPHeaders()
-        if body and content_type:
-            fields.add("Content-Type", content_type)
         if status != 204:
             fields.add("Content-Length", str(len(body)))
         for name, value in headers:
             fields.add(name, value)
+        if body and content_type and "Content-Type" not in fields:
+            fields.add("Content-Type", content_type)
         if not self.complete:
             fields["Connection"] = "close"  # Tornado closes what is answered before it was read
         reason = http.client.responses.get(status, "Unknown")

@@ -130,7 +130,7 @@ def _told(request: Request, turned: Turned, cors: list[Header]) -> Turned:
 
 
 def _streamed(cors: list[Header]) -> list[Header]:
-    return [("Content-Type", _TYPE), ("Cache-Control", "no-store"), ("Connection", "close"), *cors]
+    return [("Content-Type", _TYPE), ("Cache-Control", "no-store"), *cors]
 
 
 def _head(cors: list[Header]) -> bytes:

@@ -7,14 +7,16 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from tests.clients import Api, Ended, PlainSocket, Reader, Reply, SdkClient, UniSocket, on_worker
 from tests.eventsource import EventSource, UniStream
+from tests.raw import RawSocket
 from tests.servers import OPEN, SEEN, STREAM, WHOLE, Server
 from tests.tokens import connection_token, sign, subscription_token
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 DOORS = ("sdk", "uni_websocket", "uni_sse", "ws", "sse")
 
@@ -516,6 +518,30 @@ def test_errors_of_a_connect_become_disconnects(
 
     async def run() -> None:
         assert await refusal(uni(name, whole, request_)) in codes
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_the_head_of_a_stream_that_ends_at_once(whole: Server, method: str) -> None:
+    """It is an event stream of a known length; a connection that is not closed by it can be used again."""
+    request = '{"token":"nonsense"}'
+    path = "/connection/uni_sse" + (f"?cf_connect={quote(request)}" if method == "GET" else "")
+
+    async def run() -> None:
+        async with RawSocket(whole) as raw:
+            lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
+            lines += [f"Content-Length: {len(request)}"] if method == "POST" else []
+            await raw.send("\r\n".join([*lines, "", ""]).encode() + (request.encode() if method == "POST" else b""))
+            head = (await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), PATIENCE)).decode().lower()
+            assert head.count("content-type:") == 1 and "content-type: text/event-stream" in head
+            length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+            assert b'"code":3500' in await raw.bytes(length)
+            if "connection: close" in head:
+                assert await raw.hung_up()
+            else:
+                await raw.send(b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert (await raw.response()).status == 404
 
     asyncio.run(run())
 
