@@ -100,10 +100,10 @@ def test_a_forged_id_is_found() -> None:
 
 
 def test_a_refused_publication_must_not_arrive() -> None:
-    """What was refused for certain is a phantom when it comes."""
+    """What was refused for certain must not come."""
     records = clean_run()
     records.append({"do": "refused", "channel": "c", "id": "m3"})
-    assert rules(records) == {"PHANTOM"}
+    assert rules(records) == {"REFUTED-FAIL"}
 
 
 def test_a_publication_after_leaving_is_found() -> None:
