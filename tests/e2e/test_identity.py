@@ -369,7 +369,7 @@ def test_a_claim_of_another_name(start_server: Callable[..., Server], door: str)
 
 def test_tokens_are_in_no_log(keyed: Server) -> None:
     """Neither a good token nor a bad one, nor any part of it, whether in a query, a header, a body or a command."""
-    good, forged = sign(claims(sub="somebody-good")), sign(claims(sub="somebody-bad"), "x" * 40)
+    good, forged = sign(claims(sub="marker-user-good")), sign(claims(sub="marker-user-bad"), "x" * 40)
 
     async def run() -> None:
         for token in (good, forged, claims_of_text()):
@@ -389,7 +389,7 @@ def test_tokens_are_in_no_log(keyed: Server) -> None:
     for token in (good, forged, claims_of_text()):
         for part in (token, *token.split(".")[1:]):
             assert part not in log and part not in metrics
-    assert "somebody" not in log and "somebody" not in metrics
+    assert "marker-user" not in log and "marker-user" not in metrics
 
 
 def claims_of_text() -> str:
