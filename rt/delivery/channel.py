@@ -32,6 +32,7 @@ class Channel:
 
     __slots__ = (
         "_dropped",
+        "_emptied",
         "_held",
         "_held_size",
         "_marked",
@@ -74,6 +75,7 @@ class Channel:
         self._held_size = 0
         self._dropped = False  # something did not fit since the stream was last read
         self._repairing = False
+        self._emptied = 0  # how often the history was removed
 
     @property
     def marked(self) -> Name:
@@ -179,7 +181,8 @@ class Channel:
                 feed.changed(index, change)
 
     def emptied(self) -> None:
-        """The history was removed: nothing of it may be given to anybody from here."""
+        """The history was removed: nothing of it may be given to anybody from here, nor what is being read."""
+        self._emptied += 1
         self.recent.clear()
 
     # Reading the stream
@@ -194,20 +197,37 @@ class Channel:
         StoreError."""
         future = self._reads.get(after)
         if future is None:
-            sent = self.position
+            sent, emptied = self.position, self._emptied
             since = Position(sent.epoch, after)
             future = self.hub.broker.history(
                 self.name.text, since=since, limit=self.hub.page, meta_ttl=self.namespace.history_meta_ttl
             )
             self._reads[after] = future
             # Added first, so it runs before those who wait: they find the channel already caught up.
-            future.add_done_callback(lambda done: self._read(after, sent, done))
+            future.add_done_callback(lambda done: self._read(after, sent, emptied, done))
         return future
 
-    def _read(self, after: int, sent: Position, future: asyncio.Future[Page]) -> None:
+    def _read(self, after: int, sent: Position, emptied: int, future: asyncio.Future[Page]) -> None:
         self._reads.pop(after, None)
         if not future.cancelled() and future.exception() is None:
             self._learn(future.result(), sent)
+            if emptied == self._emptied:
+                self._keep(future.result())
+
+    def _keep(self, page: Page) -> None:
+        """Remember what was read, where it leads up to what is remembered: when a worker was started anew, its clients
+        come by the thousand for the same page, one after the other, and one read is for all of them."""
+        if self.closed or page.top.epoch != self.position.epoch or self._held is not None:
+            return
+        end = (self.recent.oldest() or self.position.offset + 1) - 1
+        older = [publication for publication in page.publications if publication.offset <= end]
+        if not older or older[-1].offset != end:
+            return
+        if not len(self.recent):
+            # The stream expires as a whole, counted from its newest, which may be older than our knowing of it.
+            age = max(0.0, self.hub.wall() - older[-1].time / 1e6)
+            self.seen_at = min(self.seen_at, self.hub.now() - age)
+        self.recent.extend_back(older)
 
     def _learn(self, page: Page, sent: Position) -> None:
         """Compare with what the store says; ``sent`` is the position that was held when it was asked."""

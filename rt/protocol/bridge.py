@@ -65,6 +65,24 @@ class Recent:
             del items[: self._head]
             self._head = 0
 
+    def extend_back(self, older: Sequence[Publication]) -> None:
+        """Remember what came before, as much of it as there is room for. ``older`` ascends without a hole, and ends
+        right before the oldest that is here; where nothing is here, at the channel's position."""
+        room, size, fits = self.max_count - len(self), self.size, 0
+        for publication in reversed(older):
+            size += len(publication.body)
+            if fits == room or size > self.max_bytes:
+                break
+            self.size = size
+            fits += 1
+        if fits:
+            self._items[: self._head] = older[-fits:]
+            self._head = 0
+
+    def oldest(self) -> int:
+        """The offset of the oldest that is here; 0 when nothing is."""
+        return self._items[self._head].offset if len(self) else 0
+
     def clear(self) -> None:
         """Forget everything: the stream was emptied or has expired, or another one began."""
         self._items.clear()

@@ -195,3 +195,68 @@ def test_a_reload_that_switches_history_off_sends_everybody_round() -> None:
         await finish(hub)
 
     asyncio.run(run())
+
+
+def came_back(hub: Hub, since: int) -> SdkReader:
+    """One more who is at ``since``."""
+    return SdkReader(hub, Calm(), {CHANNEL: Position("e0", since)})
+
+
+async def asked(store: FakeStore, hub: Hub, since: int) -> int:
+    """How many times the store is asked for one who comes back from ``since`` and gets all up to the top."""
+    reader, count = came_back(hub, since), 0
+    for _ in range(100):
+        count += len(store.answers)
+        store.answer()
+        await asyncio.sleep(0)
+        reader.read()
+    assert reader.places[CHANNEL] == store.streams[CHANNEL].position
+    return count
+
+
+def test_one_read_is_for_all_who_come_back() -> None:
+    """One after the other, from positions that the first read covers, also when something comes meanwhile."""
+
+    async def run() -> None:
+        store = FakeStore(Calm())
+        for _ in range(20):
+            store.streams[CHANNEL].append(10)
+        hub = make_hub(store)
+        assert await asked(store, hub, 10) == 3, "SUBSCRIBE, the position, a page"
+        assert [await asked(store, hub, since) for since in (10, 10, 15, 20)] == [0, 0, 0, 0]
+        hub.broadcast(CHANNEL, store.streams[CHANNEL].append(10))
+        assert [await asked(store, hub, since) for since in (10, 9, 9)] == [0, 1, 0]
+        await finish(hub)
+
+    asyncio.run(run())
+
+
+def test_what_was_removed_or_has_expired_is_kept_by_nobody() -> None:
+    """A read that was under way when the history was removed is for who asked; an old stream expires when it does."""
+
+    async def run() -> None:
+        store = FakeStore(Calm())
+        stream = store.streams[CHANNEL]
+        for _ in range(20):
+            stream.append(10)
+        hub = make_hub(store)
+        await asked(store, hub, 20)
+        reader, channel = came_back(hub, 12), hub.channels[CHANNEL]
+        while not store.answers:
+            await asyncio.sleep(0)
+        channel.emptied()
+        await turns(store, reader)
+        assert len(channel.recent) == 0
+        reader = came_back(hub, 12)
+        await turns(store, reader)
+        assert len(channel.recent) == 8
+        channel.emptied()
+        for publication in stream.kept:
+            publication.time -= int(channel.namespace.history_ttl * 1e6)
+        reader = came_back(hub, 12)
+        await turns(store, reader)
+        channel.refresh()
+        assert len(channel.recent) == 0
+        await finish(hub)
+
+    asyncio.run(run())

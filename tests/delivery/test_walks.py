@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -54,7 +55,7 @@ class Stream:
     def append(self, size: int) -> Publication:
         self.top += 1
         body = b'{"data":{"n":%d,"x":"%s"}}' % (self.top, b"x" * size)
-        publication = Publication(body, self.epoch, self.top, 1)
+        publication = Publication(body, self.epoch, self.top, int(time.time() * 1e6))
         self.kept = [*self.kept, publication][-HISTORY:]
         return publication
 

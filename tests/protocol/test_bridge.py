@@ -39,6 +39,28 @@ def test_recent_is_the_longest_end_within_its_bounds(bodies: list[int], count: i
 
 
 @quick
+@given(sizes, st.integers(0, 8), st.integers(0, 40), st.integers(0, 150), st.integers(0, 150))
+def test_recent_takes_what_came_before(bodies: list[int], count: int, size: int, read: int, after: int) -> None:
+    """A page that ends where it begins makes it longer, within its bounds and without a hole."""
+    recent = Recent(count, size)
+    page = [made(offset, body) for offset, body in enumerate(bodies[:read], 1)]
+    for offset, body in enumerate(bodies[read:], len(page) + 1):
+        recent.append(made(offset, body))
+    end = (recent.oldest() or len(bodies) + 1) - 1
+    before = len(recent)
+    recent.extend_back([one for one in page if after < one.offset] if end == len(page) else [])
+    kept = list(range(recent.oldest(), len(bodies) + 1)) if len(recent) else []
+    assert len(recent) == len(kept) >= before
+    assert len(recent) <= count and recent.size == sum(bodies[at - 1] for at in kept) <= size
+    assert not kept or [found.offset for found in recent.between(kept[0] - 1, len(bodies))] == kept
+    if end == len(page) and kept and kept[0] > after + 1:
+        assert len(kept) == count or recent.size + bodies[kept[0] - 2] > size
+    recent.append(made(len(bodies) + 1))
+    newest = recent.newest()
+    assert newest is None or newest.offset == len(bodies) + 1
+
+
+@quick
 @given(st.data())
 def test_the_way_is_whole_or_said_not_to_be(data: st.DataObject) -> None:
     """Complete is everything up to the base; incomplete is a start of it; a gap only where the store has lost it."""
