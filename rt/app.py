@@ -76,6 +76,7 @@ class App:
         self._seat = Seat(self._name, Wheel(), metrics, asyncio.get_running_loop().time())
         self._seat.wheel.start()
         self._tenants = Tenants(partial(metrics.of, NOBODY))
+        metrics.gauge("rt_deadlines", lambda: self._seat.wheel.count)
         metrics.gauge("rt_worker_leaving", lambda: int(self._leaving))
         self._served = self._made(config)
         if config.server.demo and self._index == 0:

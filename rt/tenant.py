@@ -138,6 +138,8 @@ class Tenant:
 
     async def leave(self, close: Close = SHUTDOWN) -> None:
         """Close all its connections for this reason; it takes no more."""
+        self.hub.leaving = True
+        self.entrance.let_go()
         await self.hub.stop(close)
 
     async def end(self) -> None:
@@ -173,6 +175,10 @@ class Tenant:
         metrics.follow(broker.counters)
         metrics.gauge("rt_subscriptions", lambda: sum(len(c.subscriptions) for c in hub.connections))
         metrics.gauge("rt_channels", lambda: len(hub.channels))
+        metrics.gauge("rt_feeds", lambda: len(hub.feeds))
+        metrics.gauge("rt_users", lambda: len(hub.users))
+        metrics.gauge("rt_seats", hub.presence.count)
+        metrics.gauge("rt_waiting", lambda: self.entrance.waiting)
         metrics.gauge("rt_store_connected", lambda: int(broker.status().connected))
         metrics.gauge("rt_store_probe_age_seconds", lambda: broker.status().probe_age or 0.0)
         metrics.gauge("rt_worker_ready", lambda: int(self.ready))
@@ -219,6 +225,8 @@ class Lobby:
 
     async def leave(self) -> None:
         """Close all connections that are still without a tenant."""
+        self.hub.leaving = True
+        self.entrance.let_go()
         await self.hub.stop()
 
 

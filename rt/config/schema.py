@@ -184,6 +184,10 @@ class Connections(Section, frozen=True, kw_only=True):
     new_per_second: Annotated[
         float, Key("New connections per second and worker; 0 is no limit.", Number(0, 1000000))
     ] = 0.0
+    wait: Annotated[
+        float,
+        Key("How long one more may wait for its turn; who would wait longer is refused at once.", Duration("0s", "1m")),
+    ] = 5.0
 
 
 class Limits(Section, frozen=True, kw_only=True):

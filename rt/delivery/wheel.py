@@ -54,6 +54,11 @@ class Wheel:
             self._handle.cancel()
         self._slots.clear()
 
+    @property
+    def count(self) -> int:
+        """How many deadlines are kept, cancelled ones too."""
+        return sum(map(len, self._slots.values()))
+
     def at(self, moment: float, callback: Callback) -> Alarm:
         """Call ``callback(now)`` once, when the loop's clock has passed ``moment``."""
         alarm = Alarm(callback)

@@ -41,6 +41,7 @@ class Tally:
         "repairs",
         "sent_bytes",
         "slow",
+        "waits",
     )
 
     def __init__(self) -> None:
@@ -50,6 +51,7 @@ class Tally:
         self.received_messages = 0
         self.received_bytes = 0
         self.catch_ups = 0
+        self.waits = 0
         self.drops = dict.fromkeys(DROPS, 0)
         self.slow = dict.fromkeys(SLOW, 0)
         self.repairs = dict.fromkeys(REPAIRS, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 
@@ -29,6 +30,7 @@ class Metrics(Series):
         self.gauge("rt_worker_seen_timestamp_seconds", time.time)
         self._sources["rt_cpu_seconds_total"] = [lambda: {(): time.process_time()}]
         self.gauge("rt_resident_memory_bytes", _resident_memory)
+        self.gauge("rt_tasks", _tasks)
         self._sources["rt_build_info"] = [lambda: {(__version__,): 1}]
         self._add_histogram("rt_loop_lag_seconds", (), self.loop_lag)
 
@@ -63,6 +65,14 @@ class Metrics(Series):
 
     def _ready(self) -> dict[str, float]:
         return {name: tenant.value("rt_worker_ready") for name, tenant in self._tenants.items()}
+
+
+def _tasks() -> int:
+    """Of the running loop; without one, in a test, there are none."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
 
 
 def _resident_memory() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from random import randint
 from typing import TYPE_CHECKING
@@ -66,10 +67,54 @@ class Entrance:
             raise Turned(403)
         return self._origins.cors_headers(request.origin, request.host)
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return self._gate.waiting
+
     def check_room(self) -> None:
         """503 when the worker has all the connections it may have, or is leaving."""
         if self._gate.refusal() is not None:
             raise Turned(503, [RETRY_AFTER])
+
+    def check_turn(self) -> None:
+        """503 too when it may take no new one in this very moment."""
+        self.check_room()
+        if self._gate.turn(patient=False) is not None:
+            raise Turned(503, [RETRY_AFTER])
+
+    def in_turn(
+        self, enter: Callable[[], Awaitable[None] | None], told: Callable[[Turned], Turned] | None = None
+    ) -> Awaitable[None] | None:
+        """Have ``enter`` called when it is this request's turn, now or in bounded time. Where there is no room, also
+        for waiting, 503, as ``told`` puts it."""
+        try:
+            self.check_room()
+            turn = self._gate.turn()
+            if isinstance(turn, str):
+                raise Turned(503, [RETRY_AFTER])
+        except Turned as turned:
+            raise turned if told is None else told(turned) from None
+        return enter() if turn is None else self._entered(turn, enter, told)
+
+    async def _entered(
+        self,
+        turn: asyncio.Future[None],
+        enter: Callable[[], Awaitable[None] | None],
+        told: Callable[[Turned], Turned] | None,
+    ) -> None:
+        await turn
+        try:
+            self.check_room()  # which may have changed meanwhile
+        except Turned as turned:
+            raise turned if told is None else told(turned) from None
+        later = enter()
+        if later is not None:
+            await later
+
+    def let_go(self) -> None:
+        """Let nobody wait any longer: the worker is leaving."""
+        self._gate.let_go()
 
 
 StreamDoor = Callable[[Entrance, "Request"], Awaitable[None] | None]

@@ -36,7 +36,7 @@ log = Limited(logging.getLogger("rt.web"))
 Door = Callable[[Request], None]
 
 MAX_HEADERS = 16 << 10  # bytes of a request's line and headers; more is answered 431
-PATIENCE = 10.0  # seconds that a door may wait for others, before it takes the socket or answers
+PATIENCE = 10.0  # seconds that a door may wait for others when it is its turn, before it takes the socket or answers
 CLOSE = ("Connection", "close")
 
 
@@ -82,16 +82,17 @@ class Router(HTTPServerConnectionDelegate):
             return None
         if waiting is None:
             return None
-        task = asyncio.get_running_loop().create_task(_wait(waiting, request))
+        patience = PATIENCE + entrance.hub.config.limits.connections.wait
+        task = asyncio.get_running_loop().create_task(_wait(waiting, request, patience))
         self.entering.add(task)
         task.add_done_callback(self.entering.discard)
         request.on_leave(partial(_leave, task))
         return task
 
 
-async def _wait(waiting: Awaitable[None], request: Request) -> None:
+async def _wait(waiting: Awaitable[None], request: Request, patience: float) -> None:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             await waiting
     except StreamClosedError:
         pass

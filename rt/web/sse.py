@@ -7,7 +7,7 @@ connections share their frames.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -53,9 +53,9 @@ class Discard:
 def plain(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     """The door without an SDK: the channels are in the URL."""
     cors = _checked(entrance, request, ("GET",))
-    return admit(
-        entrance, wished(request), partial(_begin, entrance, request, SSE, cors), partial(_turned, request, cors)
-    )
+    begin, refuse = partial(_begin, entrance, request, SSE, cors), partial(_turned, request, cors)
+    # Admitted when it is its turn: what is true of its rights now may not be so then.
+    return entrance.in_turn(lambda: admit(entrance, wished(request), begin, refuse), _teller(request, cors))
 
 
 @door
@@ -69,7 +69,8 @@ def uni(entrance: Entrance, request: Request) -> Awaitable[None] | None:
         wish = admission.Request((), since(request), token, connect=connect)
     except (ValueError, Closing):
         raise Turned(400, cors) from None
-    return admit(entrance, wish, partial(_begin, entrance, request, UNI_SSE, cors), partial(_ended, request, cors))
+    begin, refuse = partial(_begin, entrance, request, UNI_SSE, cors), partial(_ended, request, cors)
+    return entrance.in_turn(lambda: admit(entrance, wish, begin, refuse), _teller(request, cors))
 
 
 def _checked(entrance: Entrance, request: Request, methods: tuple[str, ...]) -> list[Header]:
@@ -120,6 +121,10 @@ def _ended(request: Request, cors: list[Header], refused: Exception) -> Turned:
         case _:
             return _told(request, refusal(refused), cors)
     return Turned(200, [*_streamed(cors)], UNI_SSE.farewell(close))
+
+
+def _teller(request: Request, cors: list[Header]) -> Callable[[Turned], Turned]:
+    return lambda turned: _told(request, turned, cors)
 
 
 def _told(request: Request, turned: Turned, cors: list[Header]) -> Turned:

@@ -143,7 +143,7 @@ class Tenants:
                 raise Closing(errors.UNAVAILABLE)
             try:
                 found.entrance.check_origin(request)
-                found.entrance.check_room()
+                found.entrance.check_turn()
             except Turned as turned:
                 raise Closing(errors.TOO_MANY if turned.status == 503 else errors.FORBIDDEN) from None
             return found.entrance.hub

@@ -96,11 +96,14 @@ class Reader:
 
 
 @door
-def sdk(entrance: Entrance, request: Request) -> None:
+def sdk(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     """The door of the SDKs' protocol, over JSON."""
     head, good = _spoken(entrance, request)
     native = _asks(request, "cf_ws_frame_ping_pong", "true")
-    entrance.check_room()
+    return entrance.in_turn(partial(_begin_sdk, entrance, request, head, good=good, native=native))
+
+
+def _begin_sdk(entrance: Entrance, request: Request, head: bytes, *, good: bool, native: bool) -> None:
     sink, behind = request.take_over()
     connection = SdkConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
     connection.outbox.write(head)
@@ -111,12 +114,15 @@ def sdk(entrance: Entrance, request: Request) -> None:
 
 
 @door
-def uni(entrance: Entrance, request: Request) -> None:
+def uni(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     """The protocol's door for those who only listen: a connect request in ``?cf_connect=`` or as the first message."""
     head, good = _spoken(entrance, request)
     native = _asks(request, "cf_ws_frame_ping_pong", "true")
     asked = request.parameter("cf_connect")
-    entrance.check_room()
+    return entrance.in_turn(partial(_begin_uni, entrance, request, head, asked, good=good, native=native))
+
+
+def _begin_uni(entrance: Entrance, request: Request, head: bytes, asked: str, *, good: bool, native: bool) -> None:
     sink, behind = request.take_over()
     connection = UniConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
     connection.outbox.write(head)
@@ -135,11 +141,13 @@ def plain(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     """The door without an SDK: the channels are in the URL, and every message is one push."""
     entrance.check_origin(request)
     head = _handshake(request, "")
-    return admit(entrance, wished(request), partial(_begin, entrance, request, head), refusal)
+    begin = partial(_begin, entrance, request, head)
+    # Admitted when it is its turn: what is true of its rights now may not be so then.
+    return entrance.in_turn(lambda: admit(entrance, wished(request), begin, refusal))
 
 
 def _begin(entrance: Entrance, request: Request, head: bytes, found: Admission) -> None:
-    entrance.check_room()
+    entrance.check_room()  # it may have waited for keys or its session
     sink, behind = request.take_over()
     refused = SOCKET.farewell(SERVER_ERROR)
     connection = PlainConnection(entrance.hub, sink, SOCKET, found, preface=b"", refusal=refused)

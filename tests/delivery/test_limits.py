@@ -1,11 +1,19 @@
-"""The bucket for new connections."""
+"""The bucket for new connections, and the room before it."""
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+from typing import Any
+
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rt.delivery.limits import Bucket
+from rt.config import Connections, Limits
+from rt.delivery.hub import Hub
+from rt.delivery.limits import Bucket, Gate
+from tests.delivery.hubs import MemoryStore, config, finish, make_hub, run
 
 steps = st.lists(st.sampled_from([0.0, 0.01, 0.125, 0.5, 1.0, 30.0]), max_size=80)
 
@@ -31,3 +39,85 @@ def test_a_rate_of_nothing_is_no_limit() -> None:
     """Zero switches the bucket off."""
     bucket = Bucket(0, 0.0)
     assert all(bucket.take(0.0) for _ in range(1000))
+
+
+def limited(**limits: Any) -> tuple[Hub, Gate]:
+    """A worker with these limits of connections."""
+    settings = msgspec.structs.replace(config(), limits=Limits(connections=Connections(**limits)))
+    hub = make_hub(MemoryStore(), settings)
+    return hub, Gate(hub)
+
+
+def came(order: list[int], number: int, _: asyncio.Future[None]) -> None:
+    """Note who it was."""
+    order.append(number)
+
+
+def test_who_comes_too_fast_waits_in_order() -> None:
+    """The rate is kept, nobody overtakes, and one more than the room holds is refused at once."""
+
+    async def test() -> None:
+        hub, gate = limited(new_per_second=50, wait=0.2)
+        assert [gate.turn() for _ in range(50)] == [None] * 50
+        began, order = hub.now(), list[int]()
+        turns = [gate.turn() for _ in range(12)]
+        waiting = [turn for turn in turns if isinstance(turn, asyncio.Future)]
+        assert turns[10:] == ["rate", "rate"] and len(waiting) == gate.waiting == 10
+        for number, turn in enumerate(waiting):
+            turn.add_done_callback(partial(came, order, number))
+        await asyncio.gather(*waiting)
+        assert order == list(range(10)) and gate.waiting == 0
+        assert hub.now() - began > 9 / 50
+        assert (hub.tally.waits, hub.tally.refusals["rate"]) == (10, 2)
+        await finish(hub)
+
+    run(test)
+
+
+def test_who_leaves_the_room_makes_room() -> None:
+    """And costs those behind it nothing."""
+
+    async def test() -> None:
+        hub, gate = limited(new_per_second=4, wait=0.5)
+        assert [gate.turn() for _ in range(4)] == [None] * 4
+        first, second = gate.turn(), gate.turn()
+        assert isinstance(first, asyncio.Future) and isinstance(second, asyncio.Future)
+        assert gate.turn() == "rate"
+        began = hub.now()
+        first.cancel()
+        await asyncio.sleep(0)
+        assert gate.waiting == 1
+        await second
+        assert hub.now() - began < 0.4
+        await finish(hub)
+
+    run(test)
+
+
+def test_without_a_wait_nobody_waits() -> None:
+    """``wait: 0s`` refuses, and so does a door that cannot wait."""
+
+    async def test() -> None:
+        for limits, patient in (({"wait": 0.0}, True), ({"wait": 5.0}, False)):
+            hub, gate = limited(new_per_second=1, **limits)
+            assert gate.turn() is None
+            assert gate.turn(patient=patient) == "rate"
+            await finish(hub)
+
+    run(test)
+
+
+def test_a_worker_that_leaves_lets_all_go() -> None:
+    """Nobody is kept waiting for a turn that does not come."""
+
+    async def test() -> None:
+        hub, gate = limited(new_per_second=1, wait=60.0)
+        assert gate.turn() is None
+        waiting = [gate.turn() for _ in range(20)]
+        hub.leaving = True
+        gate.let_go()
+        await asyncio.gather(*(turn for turn in waiting if isinstance(turn, asyncio.Future)))
+        assert gate.waiting == 0 and gate.refusal() == "leaving"
+        await finish(hub)
+
+    run(test)

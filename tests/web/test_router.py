@@ -13,7 +13,7 @@ from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
-from rt.config import Client, Config
+from rt.config import Client, Config, Connections, Limits
 from rt.logs import Limited
 from rt.web import router as routing
 from rt.web.entrance import Entrance, StreamDoor
@@ -30,7 +30,7 @@ Send = Callable[[bytes], Awaitable[bytes]]
 class FakeHub:
     """As much of a hub as the router asks."""
 
-    config = Config(client=Client(message_size_limit=LIMIT))
+    config = Config(client=Client(message_size_limit=LIMIT), limits=Limits(connections=Connections(wait=0.0)))
 
 
 class FakeEntrance:

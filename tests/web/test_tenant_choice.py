@@ -52,8 +52,8 @@ class FakeEntrance:
         if self.turned is not None:
             raise self.turned
 
-    def check_room(self) -> None:
-        """There is room."""
+    def check_turn(self) -> None:
+        """It is its turn."""
 
 
 class FakeTenant:
