@@ -206,7 +206,8 @@ class Run:
     def probe(self, within: float = HEAL) -> float | None:
         """All faults are over: publish to every channel until everybody has received one; the seconds that it took.
 
-        None when somebody has not after ``within`` seconds; ``judge`` says who.
+        None when somebody has not after ``within`` seconds; ``judge`` says who. The newest probes get as long again to
+        arrive everywhere, since nothing may be lost either.
         """
         for role in self.readers:
             role.ask("calm")
@@ -214,14 +215,15 @@ class Run:
         begun = time.monotonic()
         ids: dict[str, list[str]] = {channel: [] for channel in self.channels}
         self.healed = None
-        while (left := begun + within - time.monotonic()) > 0:
+        while self.healed is None and (left := begun + within - time.monotonic()) > 0:
             made = self.publisher.ask("probe", within + PATIENCE, channels=self.channels, within=left)
             for channel, one in made.items():
                 ids[channel].append(one)
             missing = self._until([(role, {"ids": ids}) for role in self.readers], min(ROUND, left))
             if len(made) == len(self.channels) and not missing:
                 self.healed = time.monotonic() - begun
-                break
+        newest = {channel: made[-1:] for channel, made in ids.items() if made}
+        self._until([(role, {"ids": newest}) for role in self.readers], within)
         return self.healed
 
     def finish(self, within: float = HEAL) -> list[Record]:
