@@ -103,7 +103,12 @@ def only_channel(hub: Hub, user: str) -> str:
 
 
 def _personal(settings: PersonalChannel, user: str) -> str:
-    return channels.personal(user, settings.personal_channel_namespace)
+    try:
+        return channels.personal(user, settings.personal_channel_namespace)
+    except Refused:
+        # To the client it is an error like others; who chose the names of users must hear why.
+        log.warning("personal", "a user cannot connect: a name with # or , cannot have a personal channel")
+        raise
 
 
 def _possible(hub: Hub, name: str) -> bool:

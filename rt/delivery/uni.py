@@ -112,11 +112,11 @@ class UniConnection(Subscriber):
         asked = {}
         for name in request.subs:
             try:
-                namespace = self.hub.namespaces.named(name)
+                self.hub.namespaces.find(name)
             except Refused:
                 raise Closing(errors.BAD_COMMAND, "a channel that cannot be") from None
             try:
-                channels.may_subscribe(name, namespace, self.who)
+                channels.may_subscribe(name, self.hub.namespaces.named(name), self.who)
             except Refused:
                 continue
             asked[name] = Terms()
