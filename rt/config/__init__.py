@@ -6,16 +6,16 @@
 
 from rt.config.channel import Channel, Namespace
 from rt.config.client import Client, HttpApi, PersonalChannel, Token
+from rt.config.limits import Connections, Limits, RateLimit
 from rt.config.load import decode, encode, load, parse
 from rt.config.manual import Entry, defaults, describe
 from rt.config.page import markdown
 from rt.config.problem import ConfigError, Problem
+from rt.config.rates import Rate
 from rt.config.schema import (
     Config,
-    Connections,
     Delivery,
     Internal,
-    Limits,
     Pacing,
     Redis,
     RedisTls,
@@ -39,6 +39,8 @@ __all__ = [
     "Pacing",
     "PersonalChannel",
     "Problem",
+    "Rate",
+    "RateLimit",
     "Redis",
     "RedisTls",
     "Server",

@@ -38,4 +38,4 @@ class Draft(NamedTuple):
 
 
 Rule = Callable[[Draft], Iterator[Finding]]
-"""Yields what breaks it. Its docstring, one line, is its sentence in the manual."""
+"""Yields what breaks it. Its docstring is its sentence in the manual."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from rt.config import rules, tenant_rules
+from rt.config import limit_rules, rules, tenant_rules
 from rt.config.finding import Draft, Finding
 from rt.config.problem import Place
 from rt.config.schema import INHERITED
@@ -35,7 +35,8 @@ def findings(draft: Draft) -> Iterator[Finding]:
 
 
 def _broken(draft: Draft, production: bool) -> Iterator[Finding]:
-    for rule in (*rules.RULES, *rules.PRODUCTION) if production else rules.RULES:
+    always = (*rules.RULES, *limit_rules.RULES)
+    for rule in (*always, *rules.PRODUCTION) if production else always:
         yield from rule(draft)
 
 

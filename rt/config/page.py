@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rt.config import rules, tenant_rules
+from rt.config import limit_rules, rules, tenant_rules
 from rt.config.finding import Rule
 from rt.config.manual import Entry, describe
 from rt.config.schema import Config
@@ -73,7 +73,15 @@ _PRODUCTION = """
 
 def markdown() -> str:
     """The text of docs/config.md."""
-    parts = [_HEAD, *_tables(), _RULES, *_sentences(rules.RULES), _TENANTS, *_sentences(tenant_rules.RULES)]
+    parts = [
+        _HEAD,
+        *_tables(),
+        _RULES,
+        *_sentences(rules.RULES),
+        *_sentences(limit_rules.RULES),
+        _TENANTS,
+        *_sentences(tenant_rules.RULES),
+    ]
     return "\n".join([*parts, _PRODUCTION, *_sentences(rules.PRODUCTION), ""])
 
 
@@ -100,4 +108,4 @@ def _cell(text: str) -> str:
 
 
 def _sentences(these: tuple[Rule, ...]) -> Iterator[str]:
-    return (f"- {(rule.__doc__ or '').strip()}" for rule in these)
+    return (f"- {' '.join((rule.__doc__ or '').split())}" for rule in these)

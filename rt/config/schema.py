@@ -12,6 +12,8 @@ import msgspec
 
 from rt.config.channel import Channel
 from rt.config.client import Client, HttpApi
+from rt.config.limits import Limits
+from rt.config.networks import Network
 from rt.config.section import Group, Groups, Key, ListOf, Section
 from rt.config.values import (
     Address,
@@ -72,6 +74,20 @@ class Server(Section, frozen=True, kw_only=True):
     backlog: Annotated[
         int, Key("Connections the kernel may queue per worker before they are accepted.", Whole(16, 65535))
     ] = 4096
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Key(
+            "Addresses of proxies before this server; only of these it is believed for whom they speak.",
+            ListOf(Network(), "10.0.0.0/8"),
+        ),
+    ] = ()
+    proxy_header: Annotated[
+        Literal["X-Forwarded-For", "Forwarded"],
+        Key(
+            "The header in which they say it, and which they all write; another one could be the client's own.",
+            Choice("X-Forwarded-For", "Forwarded"),
+        ),
+    ] = "X-Forwarded-For"
     header_timeout: Annotated[
         float, Key("A request's head must be complete after this time.", Duration("100ms", "5m"))
     ] = 10.0
@@ -175,25 +191,6 @@ class Delivery(Section, frozen=True, kw_only=True):
     position_check_interval: Annotated[
         float, Key("How often a silent channel's position is compared with the store.", Duration("1s", "1h"))
     ] = 40.0
-
-
-class Connections(Section, frozen=True, kw_only=True):
-    """Limits of connections."""
-
-    total: Annotated[int, Key("Connections per worker.", Whole(1, 10000000))] = 50000
-    new_per_second: Annotated[
-        float, Key("New connections per second and worker; 0 is no limit.", Number(0, 1000000))
-    ] = 0.0
-    wait: Annotated[
-        float,
-        Key("How long one more may wait for its turn; who would wait longer is refused at once.", Duration("0s", "1m")),
-    ] = 5.0
-
-
-class Limits(Section, frozen=True, kw_only=True):
-    """What a worker takes on."""
-
-    connections: Annotated[Connections, Key("Limits of connections.", Group(Connections))] = Connections()
 
 
 class Tenant(Section, frozen=True, kw_only=True):
