@@ -73,7 +73,7 @@ class App:
         """Connect to the stores (which may be down) and accept on the given listening sockets."""
         config = self._config
         metrics = self._metrics = Metrics()
-        self._seat = Seat(self._name, Wheel(), metrics, asyncio.get_running_loop().time())
+        self._seat = Seat(self._name, Wheel(), metrics, asyncio.get_running_loop().time(), self._crowd)
         self._seat.wheel.start()
         self._tenants = Tenants(partial(metrics.of, NOBODY))
         metrics.gauge("rt_deadlines", lambda: self._seat.wheel.count)
@@ -130,6 +130,11 @@ class App:
     def _readiness(self) -> internal.Readiness:
         reasons = {name: tenant.reasons() for name, tenant in self._served.items()}
         return internal.Readiness(reasons, apart=bool(self._config.tenants))
+
+    def _crowd(self) -> int:
+        """How many connections there are here, over all tenants."""
+        strangers = 0 if self._lobby is None else len(self._lobby.hub.connections)
+        return strangers + sum(len(tenant.hub.connections) for tenant in self._served.values())
 
     # Tenants
 

@@ -86,7 +86,10 @@ TOO_MANY_ERRORS = Close(3509, "too many errors", "too_many_errors")
 
 
 class Refused(Exception):
-    """A command or call is answered with ``error``; nothing was done."""
+    """A command or call is answered with ``error``; nothing was done. ``retry_after`` is in how many seconds it can be
+    otherwise, where that is known, else 0."""
+
+    retry_after = 0.0
 
     def __init__(self, error: Error, detail: str = "") -> None:
         super().__init__(detail or error.message)

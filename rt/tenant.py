@@ -7,8 +7,9 @@ another: each has connections to the store, queues, keys and limits of its own, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -51,6 +52,8 @@ class Seat(NamedTuple):
     wheel: Wheel
     metrics: Metrics
     started_at: float
+    crowd: Callable[[], int]
+    """How many connections there are here, over all tenants."""
 
 
 class Tenant:
@@ -91,7 +94,8 @@ class Tenant:
             keys=self._keys,
             tenant=tenant.name,
         )
-        self.api = Api(own, self.broker, self.metrics)
+        self.hub.crowd.all_here, self.hub.crowd.most = seat.crowd, whole.limits.connections.per_worker
+        self.api = Api(own, self.broker, self.metrics, self.hub.limits)
         self.entrance = Entrance(self.hub, own)
 
     async def start(self) -> None:
@@ -128,6 +132,7 @@ class Tenant:
         self._region = tenant.region
         self.metrics.region(tenant.region)
         self.hub.reload(own)
+        self.hub.crowd.most = whole.limits.connections.per_worker
         self.api.reload(own)
         self.entrance.reload(own)
 
@@ -166,13 +171,25 @@ class Tenant:
             again = first
             self.registered = True
             self._on_registered()
+            await self._count_others()
             await asyncio.sleep(REGISTER)
+
+    async def _count_others(self) -> None:
+        """Learn how many connections other workers have, where it matters."""
+        if not self.hub.config.limits.connections.total:
+            return
+        with contextlib.suppress(StoreError):
+            workers = await self.broker.workers()
+            self.hub.crowd.elsewhere = elsewhere(workers, self._seat.name)
 
     def _wire_metrics(self) -> None:
         metrics, hub, broker = self.metrics, self.hub, self.broker
         metrics.begin()
         metrics.region(self._region)
         metrics.follow(broker.counters)
+        metrics.follow(hub.limits)
+        metrics.follow(hub.limits.outage)
+        metrics.gauge("rt_limit_subjects", lambda: hub.limits.subjects)
         metrics.gauge("rt_subscriptions", lambda: sum(len(c.subscriptions) for c in hub.connections))
         metrics.gauge("rt_channels", lambda: len(hub.channels))
         metrics.gauge("rt_feeds", lambda: len(hub.feeds))
@@ -203,6 +220,26 @@ class Tenant:
         return msgspec.json.encode(node)
 
 
+class _Node(msgspec.Struct, frozen=True, gc=False):
+    """What a worker says of itself, as far as it counts here."""
+
+    name: str = ""
+    num_clients: int = 0
+
+
+_worker = msgspec.json.Decoder(_Node).decode
+
+
+def elsewhere(workers: Sequence[bytes], name: str) -> int:
+    """The connections of all workers in the registry but the one of this ``name``."""
+    count = 0
+    for body in workers:
+        with contextlib.suppress(ValueError, RecursionError):
+            worker = _worker(body)
+            count += worker.num_clients if worker.name != name else 0
+    return count
+
+
 class Lobby:
     """Where a WebSocket waits whose tenant shows only in its token: no store, no keys, nothing to subscribe to.
 
@@ -214,6 +251,7 @@ class Lobby:
         # Never started: nobody gets here from it to a channel.
         broker = Broker(StoreSettings(url="redis://"), tenant=NOBODY, worker=seat.name)
         self.hub = Hub(own, broker, seat.metrics.of(NOBODY), node=seat.name, wheel=seat.wheel, tenant=NOBODY)
+        self.hub.crowd.all_here = seat.crowd
         self.entrance = Entrance(self.hub, own)
         self.entrance.choose = choice
 

@@ -16,6 +16,7 @@ from rt.broker.keys import Keys
 from rt.broker.pipeline import Pipeline
 from rt.broker.presence import Member, Presence, Stats
 from rt.broker.probe import Probe
+from rt.broker.quotas import Drawn, Quotas
 from rt.broker.refusal import Refusal
 from rt.broker.registry import Registry
 from rt.broker.scripts import PUBLISH
@@ -72,6 +73,7 @@ class Broker:
         self._streams = Streams(self._pipeline, self._keys, self.counters)
         self._presence = Presence(self._pipeline, self._keys, settings.presence_ttl)
         self._sessions = Sessions(self._pipeline, self._keys)
+        self._quotas = Quotas(self._pipeline, self._keys)
         self._asker = Asker(
             self._pipeline, self._keys, self.counters, worker, listening=lambda: self._subscriber.connected
         )
@@ -254,6 +256,18 @@ class Broker:
     def touch_sessions(self, users: Sequence[str], ttl: float) -> asyncio.Future[None]:
         """Let the sessions of these users, where there are any, live for ``ttl`` seconds from now."""
         return self._sessions.touch(users, ttl)
+
+    # Quotas
+
+    def draw(
+        self, rule: str, subject: str, *, rate: float, capacity: float, count: int, debt: bool = False
+    ) -> asyncio.Future[Drawn]:
+        """Take up to ``count`` tokens out of the bucket that all workers have for ``subject`` under ``rule``; with
+        ``debt`` all of them, whether they are there or not. It holds ``capacity`` and gets ``rate`` a second.
+
+        Fails as :meth:`publish` does. A call that is sent again after a lost connection may take twice.
+        """
+        return self._quotas.draw(rule, subject, rate=rate, capacity=capacity, count=count, debt=debt)
 
     # What workers say to one another
 

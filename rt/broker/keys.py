@@ -43,6 +43,11 @@ class Keys:
         """There as long as any user may have a session."""
         return f"{self._root}sessions"
 
+    def quota(self, rule: str, subject: str) -> str:
+        """The bucket of a subject of a rule that all workers share. ``rule`` has no brace and no colon at its end, so
+        that whatever the subject is, no other has this key."""
+        return f"{self._root}quota:{{{rule}:{subject}}}"
+
     def worker(self, worker: str) -> str:
         """What a worker says about itself."""
         return f"{self._root}worker:{worker}"

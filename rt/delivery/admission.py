@@ -5,11 +5,12 @@ Everything is checked anew each time that a client comes back: a cursor grants n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rt import errors
 from rt.delivery import server_side
+from rt.delivery.rules import Visitor
 from rt.errors import Closing, Refused
 from rt.protocol import channels, cursor, tokens
 from rt.protocol.publication import NOWHERE, Position
@@ -28,7 +29,7 @@ NOT_A_POSITION = Position("-", 0)
 class Request(NamedTuple):
     """What the URL and the headers ask for, not yet checked. ``since`` is the cursor; empty to begin now.
 
-    ``connect`` is the request of a ``uni`` stream, which names no channels in its URL.
+    ``connect`` is the request of a ``uni`` stream, which names no channels in its URL; ``address`` is who asks.
     """
 
     names: Sequence[str]
@@ -36,6 +37,7 @@ class Request(NamedTuple):
     token: str = ""
     subscription_tokens: Sequence[str] = ()
     connect: Connect | None = None
+    address: str = ""
 
 
 class Following(NamedTuple):
@@ -63,28 +65,58 @@ class Admission(NamedTuple):
     identity: Identity
 
 
-def admit(hub: Hub, request: Request) -> Admission | None:
-    """Check names, token and permissions, where nothing must be waited for; else None, and :func:`admitted` is for it.
+def admit(hub: Hub, request: Request) -> Admission | Coroutine[Any, Any, Admission]:
+    """Check names, token, permissions and limits; at once, where nothing must be waited for: else what is to be awaited
+    fetches keys, reads the user's session or asks for shared tokens. It is bounded.
 
-    Raises Refused or Closing.
+    Raises Refused or Closing, and StoreError when it is awaited.
     """
     try:
         identity, grants = _identified(hub, request, fetched=False)
     except tokens.KeysWanted:
-        return None
-    whole = server_side.known(hub, identity)
-    return None if whole is None else _admission(hub, request, whole, grants)
+        return _with_keys(hub, request)
+    asked = _counted(hub, request, identity)
+    whole = server_side.known(hub, identity) if asked is None else None
+    if whole is None:
+        return _with_session(hub, request, identity, grants, asked)
+    found = _admission(hub, request, whole, grants)
+    asked = _listing(hub, request, found)
+    return found if asked is None else _when(asked, found)
 
 
-async def admitted(hub: Hub, request: Request) -> Admission:
-    """The same, after fetching keys and the user's session. Raises Refused, Closing or StoreError; it is bounded."""
-    try:
-        identity, grants = _identified(hub, request, fetched=False)
-    except tokens.KeysWanted:
-        assert hub.keys is not None
-        await hub.keys.fetch()
-        identity, grants = _identified(hub, request, fetched=True)
-    return _admission(hub, request, await server_side.wanted(hub, identity), grants)
+async def _with_keys(hub: Hub, request: Request) -> Admission:
+    assert hub.keys is not None
+    await hub.keys.fetch()
+    identity, grants = _identified(hub, request, fetched=True)
+    return await _with_session(hub, request, identity, grants, _counted(hub, request, identity))
+
+
+async def _with_session(
+    hub: Hub, request: Request, identity: Identity, grants: Grants, asked: Awaitable[object] | None
+) -> Admission:
+    if asked is not None:
+        await asked
+    found = _admission(hub, request, await server_side.wanted(hub, identity), grants)
+    asked = _listing(hub, request, found)
+    return found if asked is None else await _when(asked, found)
+
+
+async def _when(asked: Awaitable[object], found: Admission) -> Admission:
+    await asked
+    return found
+
+
+def _counted(hub: Hub, request: Request, identity: Identity) -> Awaitable[object] | None:
+    """Whether the user may have one more connection."""
+    hub.crowd.admit(identity.user)
+    return hub.limits.log_in(Visitor(user=identity.user, address=request.address))
+
+
+def _listing(hub: Hub, request: Request, found: Admission) -> Awaitable[object] | None:
+    """Whether the user may follow so many channels at once that it chose itself."""
+    asked = request.names if request.connect is None else list(request.connect.subs)
+    names = [one.name for one in found.following if one.name in asked and one.name not in found.identity.subs]
+    return hub.limits.subscribes(Visitor(user=found.identity.user, address=request.address), names)
 
 
 Grants = Mapping[str, tokens.Grant]

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from rt.delivery.catchup import catch_up
+from rt.delivery.behind import resume
 from rt.delivery.outbox import Outbox, Sink
 from rt.delivery.subscription import State, Subscription
 from rt.errors import CONNECTION_EXPIRED, GONE, NORMAL, SLOW, Close, Closing, Unsubscribe
@@ -35,6 +35,7 @@ class Connection(ABC):
         "_alarm",
         "_deferred",
         "_end",
+        "address",
         "closed",
         "heartbeat",
         "hub",
@@ -51,6 +52,7 @@ class Connection(ABC):
         self.hub = hub
         self.wire = wire
         self.id = str(uuid.uuid4())
+        self.address = ""
         self.user = ""
         self.info = b""
         self.outbox = Outbox(sink, self)
@@ -65,6 +67,11 @@ class Connection(ABC):
         hub.metrics.connected(wire.name)
 
     # What the door tells
+
+    def came_from(self, address: str) -> None:
+        """Its address, once, before anything else."""
+        self.address = address
+        self.hub.crowd.came(self)
 
     @property
     def busy(self) -> bool:
@@ -100,9 +107,7 @@ class Connection(ABC):
     def drained(self) -> None:
         """The outbox is empty again: read on, and catch up what fell behind."""
         self.outbox.sink.resume()
-        for subscription in list(self.subscriptions.values()):
-            if subscription.state is State.BEHIND:
-                catch_up(subscription)
+        resume(self)
 
     @property
     def session(self) -> str:
@@ -178,6 +183,7 @@ class Connection(ABC):
 
     def begun(self) -> None:
         """Do what was put off until it is live; its first message is written."""
+        self.hub.crowd.begun(self)
         deferred, self._deferred = self._deferred, None
         for do in deferred or ():
             if not self.closed:  # which the one before may have done
@@ -224,9 +230,11 @@ class Connection(ABC):
         """Before anything has begun: it is of another hub. The one that it leaves only opened the door to it."""
         self.hub.connections.discard(self)
         self.hub.leave(self)
+        self.hub.crowd.went(self)
         self.hub.metrics.moved(self.wire.name)
         self.hub = hub
         hub.connections.add(self)
+        hub.crowd.came(self)
         hub.metrics.connected(self.wire.name)
 
     # The end
@@ -246,6 +254,7 @@ class Connection(ABC):
         self._deferred = None
         hub = self.hub
         hub.connections.discard(self)
+        hub.crowd.went(self)
         hub.leave(self)
         hub.claiming.pop(self.id, None)
         hub.metrics.disconnected(self.wire.name, close)

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from rt.delivery import control
 from rt.delivery.catchup import Limit, catch_up
 from rt.delivery.channel import Channel
+from rt.delivery.crowd import Crowd
 from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
+from rt.delivery.limits import SWEEP, Limits
 from rt.delivery.presence import Presence
 from rt.errors import SHUTDOWN, Close, Refused, StoreError
 from rt.protocol.channels import Namespaces
@@ -100,7 +102,9 @@ class Hub:
         self._latencies: dict[tuple[str, str], Latency] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._checking: asyncio.Task[None] | None = None
+        self.limits = Limits(config.limits, draw=broker.draw, metrics=metrics, loop=self.loop, tenant=tenant)
         self._configure(config)
+        self.crowd = Crowd(self)
 
     def _configure(self, config: Config) -> None:
         self.config = config
@@ -116,6 +120,7 @@ class Hub:
         self.expiry.start(self.now())
         self.wheel.at(self.now() + self.delivery.position_check_interval / 4, self._check_silent)
         self._touch_sessions(self.now())
+        self._sweep(self.now())
 
     async def stop(self, close: Close = SHUTDOWN) -> None:
         """Close every connection for this reason, a batch per turn of the loop, and end all that is under way."""
@@ -132,6 +137,8 @@ class Hub:
     def reload(self, config: Config) -> None:
         """Take a new config. A channel whose history was switched on or off starts anew: its subscribers come back."""
         self._configure(config)
+        self.limits.reload(config.limits)
+        self.crowd.reload()
         abandoned: set[Feed] = set()
         for channel in list(self.channels.values()):
             namespace = config.channel.namespace(channel.namespace.name)
@@ -220,6 +227,11 @@ class Hub:
     async def _touch(self, users: list[str], ttl: float) -> None:
         for first in range(0, len(users), TOUCHES_AT_ONCE):
             await self.broker.touch_sessions(users[first : first + TOUCHES_AT_ONCE], ttl)
+
+    def _sweep(self, now: float) -> None:
+        if not self.leaving:
+            self.limits.sweep(now)
+            self.wheel.at(now + SWEEP, self._sweep)
 
     # Channels and feeds
 

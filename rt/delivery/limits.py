@@ -1,114 +1,216 @@
-"""What a worker takes on: how many connections in all, and how many new ones in a second."""
+"""Rate limits: who may do what how often, decided before anything is spent on it.
+
+**Where it is checked.** Each thing is counted at the first place where it is known who does it, and before its cost:
+
+1. A request for a stream (WebSocket, event stream): ``connect`` per ip and tenant, after the origin and the handshake
+   were found good, before the waiting room, any token, and the socket being taken over. Over it: 429.
+2. A connection whose token was verified: ``connect`` per user, with the connection limit of the user.
+3. Bytes and messages, as they are read: ``bytes`` of each read, ``message`` for each frame or line of a frame. Nothing
+   is refused here: what is read is carried out, and when a bucket is empty nothing more is, and nothing is read from
+   that socket, until there is a token. The sender is stopped by TCP; the worker holds at most one read.
+4. A command, decoded and in its turn: ``subscribe``, ``publish``, ``presence``, ``history`` and ``rpc``, before a token
+   is verified, a permission looked up, or the store asked. Over it: error 111 with ``retry_after``; the connection
+   goes on. The channels in the URL of a stream are subscribes too; over it: 429.
+5. A call of the server API, when its key was found good: ``api`` per ip and tenant. Over it: 429.
+
+**What counts.** Of the rules with the same action and scope the first whose namespace fits; of different scopes all.
+All of them must have a token, or none is taken. A command that is refused by a rule costs nothing. One that is refused
+for another reason (permission, a bad name, the store) has cost the *own* buckets of who sent it: connection, user and
+address. To the *common* ones (channel, tenant) it gives back what it took: else who may do nothing could use up what
+is everybody's. A command of a batch counts like one that came alone.
+
+**What a refusal costs.** A lookup by action, one number per rule, and the reply: no exception but one, no log line, no
+call. A connection with more than ``tolerance`` refusals in ten seconds is closed (3013).
+
+**Subjects.** A connection is its id, a user its name, an anonymous connection a user of its own, an address an IPv4
+address or the ``ipv6_prefix`` of an IPv6 address, a channel its name, and a tenant is one. What a client can choose
+freely is bounded before it becomes a subject (a name by the length of channels). Each rule has a map of its own that
+holds at most ``subjects`` entries, of one number each; full buckets have none. Counts of refusals, for who asks which
+subjects are the worst, are in a table of 64 entries per rule which is renewed each minute.
+
+**Shared rules** are drawn from in the store (:mod:`rt.delivery.quota`), after the others: what a worker refuses by
+itself asks nobody. A command that must ask waits, as for any answer of the store, and its connection is not read.
+
+**Reload.** A rule is known by what it counts: action, scope, namespace, shared. One that is there before and after
+keeps its buckets, which neither fill nor empty by it; rates and capacities change under them. Connections are not
+touched.
+
+**Tenants** have each their own object of this class, with rules, maps and quotas of their own.
+
+Nothing of this is on the way of a publication. Where there are no rules, a command costs one lookup in an empty dict,
+and a read one look at an attribute.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rt.config import RateLimit
+from rt.delivery.buckets import Buckets
+from rt.delivery.quota import Draw, Outage, Quota
+from rt.delivery.rules import Asker, Rule, Scopes, TooMany
 
 if TYPE_CHECKING:
-    from rt.delivery.hub import Hub
+    from rt import config
+    from rt.metrics import TenantMetrics
 
-Refusal = Literal["total", "rate", "leaving"]
+COMMANDS = {
+    "subscribe": "subscribe",
+    "publish": "publish",
+    "presence": "presence",
+    "presence_stats": "presence",
+    "history": "history",
+    "rpc": "rpc",
+}
+"""The action that a command is, by the command's name."""
 
-STEP = 0.01  # seconds between two looks at who may come in, at least: they come in small groups, not one by one
+WINDOW = 10.0  # seconds in which the tolerance counts
+SWEEP = 10.0  # seconds between two looks at what is of no use any more
 
-
-class Bucket:
-    """A token bucket of one second's worth: ``rate`` tokens come per second (0: no limit), as many may be saved."""
-
-    __slots__ = ("_filled_at", "_tokens", "rate")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self._tokens = max(rate, 1.0)
-        self._filled_at = now
-
-    def take(self, now: float) -> bool:
-        """Take a token; False when there is none."""
-        if not self.rate:
-            return True
-        self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._filled_at) * self.rate)
-        self._filled_at = now
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
-
-    @property
-    def wait(self) -> float:
-        """Seconds from the last look until there is a token."""
-        return max(0.0, 1.0 - self._tokens) / self.rate if self.rate else 0.0
+Key = tuple[str, str, str, bool]
 
 
-class Gate:
-    """Decides over each new connection, before anything is spent on it. A reload keeps what the bucket holds.
+class Limits:
+    """The rate limits of one tenant on one worker.
 
-    Who comes faster than the rate waits here, in the order of coming: after a worker has died all its clients come at
-    once, and to refuse them would only bring them back, in a worse order. The room holds whom the rate lets in within
-    ``limits.connections.wait``; who would have to wait longer is refused at once.
+    ``commands`` has the rules about commands, by the command's name; ``door``, ``login``, ``messages``, ``bytes`` and
+    ``api`` those about the rest, None where there are none; ``measured`` is whether there are any of ``messages`` and
+    ``bytes``.
     """
 
-    __slots__ = ("_bucket", "_hub", "_queue", "_timer", "waiting")
+    def __init__(
+        self,
+        settings: config.Limits,
+        *,
+        draw: Draw,
+        metrics: TenantMetrics,
+        loop: asyncio.AbstractEventLoop,
+        tenant: str,
+    ) -> None:
+        self.loop = loop
+        self.now: Callable[[], float] = loop.time
+        self.outage = Outage(self.now, tenant)
+        self._draw = draw
+        self._metrics = metrics
+        self._rules: dict[Key, Rule] = {}
+        self._gone = 0  # forgotten subjects of rules that are no more
+        self._provoked = Buckets(1.0, 1.0, 1)
+        self.reload(settings)
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._bucket = Bucket(hub.config.limits.connections.new_per_second, hub.now())
-        self._queue: deque[asyncio.Future[None]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-        self.waiting = 0  # without those of the queue who have left
+    def reload(self, settings: config.Limits) -> None:
+        """Take other rules; those that count the same as before go on with their buckets."""
+        now, before = self.now(), self._rules
+        self.ipv6_prefix = settings.ipv6_prefix
+        self.most = settings.subjects
+        self._tolerance = settings.tolerance
+        self._rules = {}
+        for rate in settings.rates:
+            key = (rate.on, rate.per, rate.namespace, rate.shared)
+            rule = before.pop(key, None)
+            if rule is None:
+                rule = self._made(rate)
+            else:
+                rule.change(rate, self.most, now)
+            self._rules[key] = rule
+        self._gone += sum(rule.forgotten for rule in before.values())
+        tolerance = max(self._tolerance, 1)
+        self._provoked.change(tolerance / WINDOW, float(tolerance), self.most, now)
+        self._arrange()
 
-    def refusal(self) -> Refusal | None:
-        """Why there is no room, whatever the rate: told with 503 and Retry-After. None where there is."""
-        hub = self._hub
-        if hub.leaving:
-            return self._refuse("leaving")
-        if len(hub.connections) >= hub.config.limits.connections.total:
-            return self._refuse("total")
-        return None
+    def _made(self, rate: RateLimit) -> Rule:
+        if rate.shared:
+            name = f"{rate.on}:{rate.per}:{rate.namespace}"
+            return Rule(rate, None, Quota(rate, name, self._draw, self.outage, self.loop, self.most))
+        return Rule(rate, Buckets(rate.rate.per_second, rate.capacity, self.most), None)
 
-    def turn(self, *, patient: bool = True) -> asyncio.Future[None] | Refusal | None:
-        """None: it is this one's turn. A future: it is when that is done; to be cancelled by who leaves before. Else
-        why it may not even wait, as it may not where it is not ``patient``."""
-        limits = self._hub.config.limits.connections
-        self._bucket.rate = limits.new_per_second
-        if not self.waiting and self._bucket.take(self._hub.now()):
+    def _arrange(self) -> None:
+        found = {kind: self._about(action) for kind, action in COMMANDS.items()}
+        self.commands = {kind: scopes for kind, scopes in found.items() if scopes is not None}
+        self.door = self._about("connect", "ip", "tenant")
+        self.login = self._about("connect", "user")
+        self.messages = self._about("message")
+        self.bytes = self._about("bytes")
+        self.api = self._about("api")
+        self.measured = self.messages is not None or self.bytes is not None
+
+    def _about(self, action: str, *scopes: str) -> Scopes | None:
+        rules = [rule for rule in self._rules.values() if rule.on == action and (not scopes or rule.per in scopes)]
+        return Scopes(self, rules) if rules else None
+
+    @property
+    def rules(self) -> Iterator[Rule]:
+        """All rules, in the order of the config."""
+        return iter(self._rules.values())
+
+    @property
+    def subjects(self) -> int:
+        """Buckets that are kept here, over all rules."""
+        return sum(rule.count for rule in self._rules.values())
+
+    @property
+    def forgotten(self) -> int:
+        """Buckets that were forgotten because there were too many, ever."""
+        return self._gone + sum(rule.forgotten for rule in self._rules.values())
+
+    def sweep(self, now: float) -> None:
+        """Forget what is of no use any more; to be called each :data:`SWEEP` seconds."""
+        self._provoked.sweep(now)
+        for rule in self._rules.values():
+            rule.sweep(now)
+
+    # Coming in
+
+    def log_in(self, asker: Asker) -> asyncio.Future[None] | None:
+        """The user of a connection is known: count it. What is returned, if anything, is to be awaited. Raises, or ends
+        with, TooMany."""
+        taken = None if self.login is None else self.login.take(asker)
+        return None if taken is None else taken.asked
+
+    def subscribes(self, asker: Asker, names: Sequence[str]) -> asyncio.Future[list[None]] | None:
+        """A connection begins with subscriptions to these channels: the same."""
+        scopes = self.commands.get("subscribe")
+        if scopes is None:
             return None
-        if not patient or self.waiting + 1 > limits.new_per_second * limits.wait:
-            return self._refuse("rate")
-        place: asyncio.Future[None] = self._hub.loop.create_future()
-        place.add_done_callback(self._gone)
-        self._queue.append(place)
-        self.waiting += 1
-        self._hub.tally.waits += 1
-        self._arm()
-        return place
+        asked: list[asyncio.Future[None]] = []
+        common: list[tuple[Rule, str]] = []
+        try:
+            for name in names:
+                taken = scopes.take(asker, name)
+                if taken is not None:
+                    common += taken.common or ()
+                    asked += [taken.asked] if taken.asked is not None else ()
+        except TooMany:
+            self.give(common)
+            for future in asked:
+                future.cancel()
+            raise
+        return asyncio.gather(*asked) if asked else None
 
-    def let_go(self) -> None:
-        """Let all who wait go on, to be told what has changed."""
-        while self._queue:
-            place = self._queue.popleft()
-            if not place.done():
-                place.set_result(None)
+    # Refusals
 
-    def _refuse(self, reason: Refusal) -> Refusal:
-        self._hub.tally.refusals[reason] += 1
-        return reason
+    def note(self, rule: Rule, subject: str, now: float) -> None:
+        """A rule stopped somebody."""
+        rule.hit(subject, now)
+        self._metrics.limited(rule.on, rule.per, rule.namespace)
 
-    def _gone(self, place: asyncio.Future[None]) -> None:
-        self.waiting -= 1
+    def refusal(self, rule: Rule, subject: str, wait: float, now: float) -> TooMany:
+        """The refusal by a rule that has no token for ``subject``."""
+        meant = rule.quota is None or not self.outage.lasts
+        if meant:
+            self.note(rule, subject, now)
+        return TooMany(rule, wait, meant=meant)
 
-    def _arm(self) -> None:
-        if self._timer is None:
-            self._timer = self._hub.loop.call_later(max(self._bucket.wait, STEP), self._release)
+    def provoked(self, connection: Asker) -> bool:
+        """The connection was refused once more: whether that is once too often."""
+        return bool(self._tolerance) and self._provoked.take(connection.id, self.now()) > 0.0
 
-    def _release(self) -> None:
-        self._timer = None
-        self._bucket.rate = self._hub.config.limits.connections.new_per_second
-        queue, now = self._queue, self._hub.now()
-        while queue and (queue[0].done() or self._bucket.take(now)):
-            place = queue.popleft()
-            if not place.done():
-                place.set_result(None)
-        if queue:
-            self._arm()
+    def give(self, drawn: list[tuple[Rule, str]], count: int = 1) -> None:
+        """Put back what was taken for nothing."""
+        now = self.now()
+        for rule, subject in drawn:
+            if rule.buckets is not None:
+                rule.buckets.give(subject, now, count)
+            elif rule.quota is not None:
+                rule.quota.give(subject, count)

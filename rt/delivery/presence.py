@@ -12,7 +12,7 @@ from random import random
 from typing import TYPE_CHECKING, Any
 
 from rt.broker import Member
-from rt.delivery.limits import Bucket
+from rt.delivery.buckets import Bucket
 from rt.errors import StoreError
 from rt.protocol import replies
 from rt.protocol.publication import Change

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rt import __version__, errors
 from rt.delivery import server_side
+from rt.delivery.rules import Visitor
 from rt.delivery.subscriber import Subscriber
 from rt.errors import Closing, Refused, StoreError
 from rt.protocol import channels, commands, frames, replies, tokens
@@ -78,7 +79,11 @@ class UniConnection(Subscriber):
             identity = await self._identified(request.token)
             whole = await server_side.wanted(self.hub, identity)
             self.info = whole.info
-            whole = whole._replace(subs={**self._asked(request), **whole.subs})
+            asked = self._asked(request)
+            counted = self.hub.limits.subscribes(self, [name for name in asked if name not in whole.subs])
+            if counted is not None:
+                await counted
+            whole = whole._replace(subs={**asked, **whole.subs})
             if len(whole.subs) > self.hub.config.client.channel_limit:
                 raise Closing(errors.CHANNEL_LIMIT)
             arrived = await self.gather(whole, request.subs)
@@ -103,6 +108,10 @@ class UniConnection(Subscriber):
             assert hub.keys is not None
             await hub.keys.fetch()
             identity = identify(hub.wall(), fetched=True)
+        hub.crowd.admit(identity.user)
+        asked = hub.limits.log_in(Visitor(self.id, identity.user, self.address))
+        if asked is not None:
+            await asked
         self.identified(identity.user, identity.info)
         return identity
 

@@ -15,7 +15,7 @@ OUTCOMES = ("fresh", "resumed", "gap")
 DROPS = ("volatile", "inbound", "turn", "bus", "join_leave")
 SLOW = ("behind", "queue", "stalled", "age")
 REPAIRS = ("repaired", "gap")
-REFUSALS = ("origin", "total", "rate", "leaving", "tenant")
+REFUSALS = ("origin", "total", "rate", "leaving", "tenant", "per_ip", "per_user")
 
 Mode = Literal["livesum", "livemin", "livemax", "liveall"]
 
@@ -52,6 +52,21 @@ _OF_TENANT = (
     _gauge("rt_seats", "Connections present in a channel, or told of in it, counted once per channel."),
     _counter("rt_connects_total", "Connections accepted.", "transport"),
     _counter("rt_refusals_total", "Connections refused before they were accepted.", "reason", source="refusals"),
+    _counter(
+        "rt_limit_hits_total",
+        "Times that a rate limit refused something or stopped the reading of a socket.",
+        "on",
+        "per",
+        "namespace",
+    ),
+    _gauge("rt_limit_subjects", "Buckets of rate limits that are not full."),
+    _counter(
+        "rt_limit_forgotten_total",
+        "Buckets forgotten because there were more than `limits.subjects`.",
+        source="forgotten",
+    ),
+    _counter("rt_quota_asked_total", "Questions to the store about shared rate limits.", source="quota_asked"),
+    _counter("rt_quota_unanswered_total", "Those that the store did not answer.", source="quota_unanswered"),
     _gauge("rt_waiting", "New connections that wait for their turn."),
     _counter("rt_waits_total", "New connections that had to wait for their turn.", source="waits"),
     _counter("rt_disconnects_total", "Connections that ended.", "transport", "code", "reason"),

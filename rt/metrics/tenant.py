@@ -24,12 +24,14 @@ class TenantMetrics(Series):
         self._disconnects: Counts = {}
         self._recoveries: Counts = {(transport, outcome): 0 for transport in TRANSPORTS for outcome in OUTCOMES}
         self._api: Counts = {}
+        self._limited: Counts = {}
         self._latencies: dict[tuple[str, str], Latency] = {}
         self._regions: dict[tuple[str, ...], int] = {}
         self._sources["rt_connects_total"] = [lambda: self._connects]
         self._sources["rt_disconnects_total"] = [lambda: self._disconnects]
         self._sources["rt_recoveries_total"] = [lambda: self._recoveries]
         self._sources["rt_api_requests_total"] = [lambda: self._api]
+        self._sources["rt_limit_hits_total"] = [lambda: self._limited]
         self.follow(self.tally)
         self.begin()
 
@@ -64,6 +66,11 @@ class TenantMetrics(Series):
         """A request to the server API was answered, with ``code`` 0, the number of an error, or a refusal's status."""
         key = (method, str(code))
         self._api[key] = self._api.get(key, 0) + 1
+
+    def limited(self, on: str, per: str, namespace: str) -> None:
+        """A rate limit had no token: the rule's action, scope and namespace (of the config, ``""`` for all)."""
+        key = (on, per, namespace or "-")
+        self._limited[key] = self._limited.get(key, 0) + 1
 
     def latency(self, namespace: str, transport: str) -> Latency:
         """The delivery latency of one namespace (of the config, ``""`` for none) over one transport. Always the same

@@ -43,7 +43,7 @@ class Heartbeat:
         self._next_ping = now + interval * (0.5 + share / 2)
         self._deadline = inf
         self._awaited = 0
-        self._resting = False
+        self._resting = 0  # how many reasons there are
 
     def due(self) -> float:
         """When to call :meth:`beat` next. It may have become later by then, never earlier, except by :meth:`resume`."""
@@ -73,12 +73,12 @@ class Heartbeat:
         self._deadline = inf
 
     def rest(self) -> None:
-        """Reading stops, so silence means nothing."""
-        self._resting = True
+        """Reading stops, so silence means nothing; until :meth:`resume` was called as often."""
+        self._resting += 1
 
     def resume(self, now: float) -> None:
-        """Reading goes on; a pong that is due has the whole timeout again."""
-        self._resting = False
+        """Reading goes on; a pong that is due has the whole timeout again. Before any rest it does nothing else."""
+        self._resting = max(self._resting - 1, 0)
         if self._deadline != inf:
             self._deadline = now + self._timeout
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from math import ceil
 
 import msgspec
 
@@ -94,14 +95,23 @@ class _ClientInfo(msgspec.Struct, omit_defaults=True, gc=False):
     chan_info: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-def error(id: int, error: errors.Error) -> bytes:
-    """The reply to a command that was not carried out."""
-    return b'{"id":%d,"error":%b}' % (id, error_object(error))
+def error(id: int, error: errors.Error, retry_after: float = 0.0) -> bytes:
+    """The reply to a command that was not carried out; see :func:`error_object`."""
+    return b'{"id":%d,"error":%b}' % (id, error_object(error, retry_after))
+
+
+def error_object(error: errors.Error, retry_after: float = 0.0) -> bytes:
+    """The error alone: ``{"code":103,"message":"permission denied"}``.
+
+    ``retry_after``, in seconds, is in how long the command can be carried out, if that is known: told in milliseconds,
+    ``{"code":111,"message":"too many requests","temporary":true,"retry_after":250}``.
+    """
+    plain = _error_object(error)
+    return plain if retry_after <= 0.0 else b'%b,"retry_after":%d}' % (plain[:-1], ceil(retry_after * 1000))
 
 
 @lru_cache(maxsize=64)
-def error_object(error: errors.Error) -> bytes:
-    """The error alone: ``{"code":103,"message":"permission denied"}``."""
+def _error_object(error: errors.Error) -> bytes:
     return _encode(_Error(error.code, error.message, error.temporary))
 
 

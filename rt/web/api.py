@@ -7,6 +7,7 @@ of the application is an answer like any other, with status 200, unless the call
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,7 +15,12 @@ from typing import TYPE_CHECKING
 from rt import errors
 from rt.broker import Broker
 from rt.config import Config
+from rt.delivery.limits import Limits
+from rt.delivery.rules import Scopes, TooMany, Visitor
 from rt.metrics import TenantMetrics
+from rt.protocol import replies
+from rt.protocol.address import Proxies
+from rt.web import allowance
 from rt.web.answers import WRONG_SHAPE, Outcome, error_object
 from rt.web.methods import Methods
 
@@ -43,9 +49,10 @@ _BARE = frozenset({"batch", _LEGACY})
 class Api:
     """The server API of one worker. :meth:`door` is called with every request under ``/api``, its body complete."""
 
-    def __init__(self, config: Config, broker: Broker, metrics: TenantMetrics) -> None:
+    def __init__(self, config: Config, broker: Broker, metrics: TenantMetrics, limits: Limits) -> None:
         self._methods = Methods(config, broker)
         self._count = metrics.api
+        self._limits = limits
         self.reload(config)
 
     def reload(self, config: Config) -> None:
@@ -54,6 +61,7 @@ class Api:
         self._key = config.http_api.key.encode()
         self._open = config.http_api.insecure
         self._transport = config.http_api.error_mode == "transport"
+        self._proxies = Proxies(config.server.trusted_proxies, config.server.proxy_header)
 
     async def stop(self) -> None:
         """End what is under way; to be called when no more requests come and before the broker stops."""
@@ -69,13 +77,49 @@ class Api:
             self._refuse(request, name, 405, b"Method Not Allowed", ("Allow", "POST"))
         elif not self._may_call(request):
             self._refuse(request, name, 401, b"")
-        else:
+        elif self._limits.api is None:
             self._call(request, name)
+        else:
+            self._within(request, name, self._limits.api)
+
+    def _within(self, request: Request, name: str, rules: Scopes) -> None:
+        """Make a call when the rules let it pass; what it turns out to be beside one call is taken from the next."""
+        caller = Visitor(address=request.address(self._proxies))
+        try:
+            taken = rules.take(caller)
+        except TooMany as refused:
+            self._limited(request, name, refused)
+            return
+        if taken is None or taken.asked is None:
+            self._counted(request, name, rules, caller)
+        else:
+            taken.asked.add_done_callback(partial(self._asked, request, name, rules, caller))
+
+    def _asked(self, request: Request, name: str, rules: Scopes, caller: Visitor, asked: asyncio.Future[None]) -> None:
+        refused = asked.exception()
+        if isinstance(refused, TooMany):
+            self._limited(request, name, refused)
+        else:
+            self._counted(request, name, rules, caller)
+
+    def _counted(self, request: Request, name: str, rules: Scopes, caller: Visitor) -> None:
+        request.fields = allowance.standing(rules, caller)
+        self._call(request, name)
+        more = self._methods.commands - 1
+        if more > 0:
+            rules.draw(caller, more)
+
+    def _limited(self, request: Request, name: str, refused: TooMany) -> None:
+        """A status whatever the mode, as for a key that is wrong: nothing was looked at."""
+        body = b'{"error":%b}' % replies.error_object(refused.error, refused.retry_after)
+        request.reply(allowance.status(refused), body, headers=allowance.refusal(refused))
+        self._count(name, refused.error.code)
 
     def _call(self, request: Request, name: str) -> None:
         transport = self._transport or request.headers.get("X-Centrifugo-Error-Mode") == "transport"
         done = partial(self._answer, request, name, transport)
         method = self._methods.by_name.get(name, self._methods.envelope)
+        self._methods.commands = 1
         try:
             # The decoder looks at the text it converts, but not at what it only passes on.
             if not request.body.isascii():
@@ -94,10 +138,10 @@ class Api:
 
     def _answer(self, request: Request, name: str, transport: bool, outcome: Outcome) -> None:
         if not isinstance(outcome, errors.Error):
-            request.reply(200, outcome if name in _BARE else b'{"result":%b}' % outcome)
+            request.reply(200, outcome if name in _BARE else b'{"result":%b}' % outcome, headers=request.fields)
             self._count(name, 0)
             return
-        headers = RETRY if outcome.temporary else ()
+        headers = [*request.fields, *RETRY] if outcome.temporary else request.fields
         if transport:
             request.reply(STATUS.get(outcome.code, 400), error_object(outcome), headers=headers)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from math import ceil
 from random import randint
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,12 @@ from tornado.iostream import StreamClosedError
 
 from rt import errors
 from rt.delivery import admission
-from rt.delivery.limits import Gate
+from rt.delivery.gate import Gate
+from rt.delivery.rules import TooMany, Visitor
 from rt.errors import Closing, Refused, StoreError
 from rt.protocol import replies, sse
+from rt.protocol.address import Proxies
+from rt.web import allowance
 from rt.web.origin import Origins
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ _STATUS = {
     errors.TOKEN_EXPIRED: 401,
     errors.EXPIRED: 401,
 }
-_FORBIDDEN = frozenset({errors.FORBIDDEN, errors.CHANNEL_LIMIT})
+_CLOSED = {errors.FORBIDDEN: 403, errors.CHANNEL_LIMIT: 403, errors.CONNECTION_LIMIT: 429}
 
 
 class Turned(Exception):
@@ -57,8 +61,9 @@ class Entrance:
         self.reload(config)
 
     def reload(self, config: Config) -> None:
-        """Take the origins of a new config."""
+        """Take the origins and the trusted proxies of a new config."""
         self._origins = Origins(config.client.allowed_origins, same_origin=config.server.mode == "development")
+        self._proxies = Proxies(config.server.trusted_proxies, config.server.proxy_header)
 
     def check_origin(self, request: Request) -> list[Header]:
         """403 for a page that is not on the list; else the headers that let it read the answer."""
@@ -67,45 +72,78 @@ class Entrance:
             raise Turned(403)
         return self._origins.cors_headers(request.origin, request.host)
 
+    def address(self, request: Request) -> str:
+        """Where a request comes from."""
+        return request.address(self._proxies)
+
     @property
     def waiting(self) -> int:
         """How many wait for their turn."""
         return self._gate.waiting
 
-    def check_room(self) -> None:
-        """503 when the worker has all the connections it may have, or is leaving."""
-        if self._gate.refusal() is not None:
-            raise Turned(503, [RETRY_AFTER])
+    def check_room(self, request: Request) -> None:
+        """503 when there are all the connections there may be, or the worker is leaving; 429 when there are all that
+        the request's address may have."""
+        refusal = self._gate.refusal(self.address(request))
+        if refusal is not None:
+            raise Turned(429 if refusal == "per_ip" else 503, [RETRY_AFTER])
 
-    def check_turn(self) -> None:
-        """503 too when it may take no new one in this very moment."""
-        self.check_room()
+    def check_turn(self, request: Request) -> None:
+        """Nor may it come too often; 503 too when the worker may take no new one in this very moment. It cannot be
+        asked to wait, also where a shared limit would have to be asked for: that counts for the next one."""
+        self.check_room(request)
+        asked = self._knock(request)
+        if asked is not None:
+            asked.add_done_callback(_seen)
         if self._gate.turn(patient=False) is not None:
             raise Turned(503, [RETRY_AFTER])
 
+    def _knock(self, request: Request) -> asyncio.Future[None] | None:
+        """Count the attempt. What is returned, if anything, is to be awaited."""
+        rules = self.hub.limits.door
+        try:
+            taken = None if rules is None else rules.take(Visitor(address=self.address(request)))
+        except TooMany as refused:
+            raise limited(refused) from None
+        return None if taken is None else taken.asked
+
     def in_turn(
-        self, enter: Callable[[], Awaitable[None] | None], told: Callable[[Turned], Turned] | None = None
+        self,
+        request: Request,
+        enter: Callable[[], Awaitable[None] | None],
+        told: Callable[[Turned], Turned] | None = None,
     ) -> Awaitable[None] | None:
         """Have ``enter`` called when it is this request's turn, now or in bounded time. Where there is no room, also
-        for waiting, 503, as ``told`` puts it."""
+        for waiting, or it comes too often: 503 or 429, as ``told`` puts it."""
         try:
-            self.check_room()
-            turn = self._gate.turn()
-            if isinstance(turn, str):
-                raise Turned(503, [RETRY_AFTER])
+            self.check_room(request)
+            asked = self._knock(request)
+            turn = self._turn() if asked is None else None
         except Turned as turned:
             raise turned if told is None else told(turned) from None
-        return enter() if turn is None else self._entered(turn, enter, told)
+        return enter() if turn is None and asked is None else self._entered(request, asked, turn, enter, told)
+
+    def _turn(self) -> asyncio.Future[None] | None:
+        turn = self._gate.turn()
+        if isinstance(turn, str):
+            raise Turned(503, [RETRY_AFTER])
+        return turn
 
     async def _entered(
         self,
-        turn: asyncio.Future[None],
+        request: Request,
+        asked: asyncio.Future[None] | None,
+        turn: asyncio.Future[None] | None,
         enter: Callable[[], Awaitable[None] | None],
         told: Callable[[Turned], Turned] | None,
     ) -> None:
-        await turn
         try:
-            self.check_room()  # which may have changed meanwhile
+            if asked is not None:
+                await _let_pass(asked)
+                turn = self._turn()
+            if turn is not None:
+                await turn
+            self.check_room(request)  # which may have changed meanwhile
         except Turned as turned:
             raise turned if told is None else told(turned) from None
         later = enter()
@@ -167,41 +205,65 @@ def admit(
         found = admission.admit(entrance.hub, wish)
     except (Refused, Closing) as refused:
         raise refuse(refused) from None
-    if found is None:
-        return _admitted(entrance, wish, use, refuse)
+    if not isinstance(found, admission.Admission):
+        return _admitted(found, use, refuse)
     use(found)
     return None
 
 
 async def _admitted(
-    entrance: Entrance,
-    wish: admission.Request,
+    finding: Awaitable[admission.Admission],
     use: Callable[[admission.Admission], None],
     refuse: Callable[[Exception], Turned],
 ) -> None:
     try:
-        found = await admission.admitted(entrance.hub, wish)
+        found = await finding
     except (Refused, Closing, StoreError) as refused:
         raise refuse(refused) from None
     use(found)
 
 
+async def _let_pass(asked: asyncio.Future[None]) -> None:
+    try:
+        await asked
+    except TooMany as refused:
+        raise limited(refused) from None
+
+
+def _seen(asked: asyncio.Future[None]) -> None:
+    if not asked.cancelled():
+        asked.exception()
+
+
+def limited(refused: TooMany) -> Turned:
+    """The answer by HTTP to somebody who may do it again, but not now."""
+    body = replies.error_object(refused.error, refused.retry_after)
+    return Turned(allowance.status(refused), allowance.refusal(refused), body)
+
+
 def refusal(refused: Exception) -> Turned:
-    """The answer by HTTP to a stream that may not be: 400, 401, 403, 404; 503 where that could not be found out."""
+    """The answer by HTTP to a stream that may not be: 400, 401, 403, 404, 429; 503 where that could not be found
+    out."""
+    if isinstance(refused, TooMany):
+        return limited(refused)
     if isinstance(refused, Refused) and refused.error in _STATUS:
         return Turned(_STATUS[refused.error], body=replies.error_object(refused.error))
     if isinstance(refused, Closing):
-        status = 403 if refused.close in _FORBIDDEN else 401
+        status = _CLOSED.get(refused.close, 401)
         return Turned(status, body=replies.disconnect_object(refused.close))
     return Turned(503, [RETRY_AFTER])
 
 
-def wished(request: Request) -> admission.Request:
+def wished(entrance: Entrance, request: Request) -> admission.Request:
     """What a URL with a list of channels asks for."""
     try:
         query = request.query
         return admission.Request(
-            query.get("channel", []), since(request), request.token(), query.get("subscription_token", [])
+            query.get("channel", []),
+            since(request),
+            request.token(),
+            query.get("subscription_token", []),
+            address=entrance.address(request),
         )
     except ValueError:
         raise Turned(400) from None
@@ -214,6 +276,8 @@ def since(request: Request) -> str:
     return request.headers.get("Last-Event-ID") or next(filter(None, map(request.parameter, names)), "")
 
 
-def later() -> bytes:
-    """An event stream that says only: come back in one to five seconds. (An error status would end an EventSource.)"""
-    return sse.retry(randint(1000, 5000))
+def later(seconds: float = 1.0) -> bytes:
+    """An event stream that says only: come back after so many seconds, and up to four more. (An error status would end
+    an EventSource.)"""
+    least = ceil(seconds * 1000)
+    return sse.retry(randint(least, least + 4000))

@@ -56,10 +56,12 @@ _NODE = msgspec.json.Decoder(_Node)
 
 
 class Methods:
-    """The methods by their name in the URL, over one store."""
+    """The methods by their name in the URL, over one store. ``commands`` is how many commands the call had that was
+    begun last, for who counts them; a call sets it where it is not the one that it was set to."""
 
     def __init__(self, config: Config, broker: Broker) -> None:
         self._broker = broker
+        self.commands = 1
         self._tasks: set[asyncio.Task[list[bytes]]] = set()
         namespaces = Namespaces(config.channel)
         self._publications = publications = Publications(broker, namespaces)
@@ -113,6 +115,7 @@ class Methods:
         commands = request.commands or []
         if len(commands) > BATCH_COMMANDS:
             raise errors.Refused(errors.BAD_REQUEST, f"at most {BATCH_COMMANDS} commands")
+        self.commands = len(commands)
         window = BATCH_WINDOW if request.parallel else 1
         finish = partial(_finish, done, b'{"replies":[%b]}', b",")
         Batch([self._command(command) for command in commands], window, finish).run()
@@ -132,6 +135,7 @@ class Methods:
         calls = envelope.decode(body)
         if len(calls) > BATCH_COMMANDS:
             raise msgspec.ValidationError("too many commands")
+        self.commands = len(calls)
         commands = [(partial(envelope.reply, call.id), self._start(call.method, call.params)) for call in calls]
         Batch(commands, 1, partial(_finish, done, b"%b", b"\n")).run()
 

@@ -13,6 +13,7 @@ from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream, StreamClosedError
 
 if TYPE_CHECKING:
+    from rt.protocol.address import Proxies
     from rt.web.sink import Socket, Stream
 
 log = logging.getLogger("rt.web")
@@ -23,13 +24,15 @@ MAX_FIELDS = 64  # parameters in a query
 class Request:
     """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is there when the
     request is ``complete``, which it is when a door that takes one is called. ``tenant`` is the one that the path
-    named, None where it named none; ``path`` is without it."""
+    named, None where it named none; ``path`` is without it. ``fields`` are headers that its answer is to have."""
 
     __slots__ = (
+        "_address",
         "_connection",
         "_query",
         "body",
         "complete",
+        "fields",
         "headers",
         "method",
         "path",
@@ -47,9 +50,11 @@ class Request:
         self.headers = headers
         self.tenant: str | None = None
         self.body = b""
+        self.fields: Sequence[tuple[str, str]] = ()
         self.complete = False
         self.remote_ip: str = getattr(connection.context, "remote_ip", "")
         self._query: dict[str, list[str]] | None = None
+        self._address: str | None = None
 
     @property
     def query(self) -> dict[str, list[str]]:
@@ -85,6 +90,12 @@ class Request:
         except ValueError:
             return None
         return values[0].encode() if values else None
+
+    def address(self, proxies: Proxies) -> str:
+        """Where it comes from: the other end of its connection, or whom one of the trusted ``proxies`` speaks for."""
+        if self._address is None:
+            self._address = proxies.client(self.remote_ip, self.headers.get(proxies.header) if proxies.any else None)
+        return self._address
 
     @property
     def origin(self) -> str | None:

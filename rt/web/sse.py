@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from rt import errors
 from rt.delivery import admission
 from rt.delivery.plain import PlainConnection
+from rt.delivery.rules import TooMany
 from rt.errors import Closing, Refused
 from rt.protocol import commands
 from rt.protocol.wires import SSE, UNI_SSE
 from rt.web.entrance import Turned, admit, door, later, refusal, since, wished
+from rt.web.intake import Intake
 
 if TYPE_CHECKING:
     from rt.delivery.connection import Connection
@@ -35,18 +37,32 @@ _HEAD = (
 class Discard:
     """An event stream is for receiving: what the client sends is not read, only that it leaves."""
 
-    __slots__ = ("_connection",)
-
-    busy = False
+    __slots__ = ("_connection", "_intake")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._intake: Intake[bytes] | None = None
+
+    @property
+    def busy(self) -> bool:
+        return self._intake is not None and self._intake.holds
 
     def received(self, data: bytes) -> None:
-        pass
+        connection = self._connection
+        if connection.hub.limits.measured:
+            intake = self._intake = self._intake or Intake(connection, _drop, _one)
+            intake.take((data,), len(data))
 
     def lost(self) -> None:
         self._connection.broken()
+
+
+def _drop(data: bytes) -> None:
+    """Nobody reads it."""
+
+
+def _one(data: bytes) -> int:
+    return 1
 
 
 @door
@@ -55,7 +71,9 @@ def plain(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     cors = _checked(entrance, request, ("GET",))
     begin, refuse = partial(_begin, entrance, request, SSE, cors), partial(_turned, request, cors)
     # Admitted when it is its turn: what is true of its rights now may not be so then.
-    return entrance.in_turn(lambda: admit(entrance, wished(request), begin, refuse), _teller(request, cors))
+    return entrance.in_turn(
+        request, lambda: admit(entrance, wished(entrance, request), begin, refuse), _teller(request, cors)
+    )
 
 
 @door
@@ -66,11 +84,11 @@ def uni(entrance: Entrance, request: Request) -> Awaitable[None] | None:
         body = request.body if request.method == "POST" else request.parameter("cf_connect").encode()
         connect = commands.decode_connect(body or b"{}")
         token = connect.token or request.token()
-        wish = admission.Request((), since(request), token, connect=connect)
+        wish = admission.Request((), since(request), token, connect=connect, address=entrance.address(request))
     except (ValueError, Closing):
         raise Turned(400, cors) from None
     begin, refuse = partial(_begin, entrance, request, UNI_SSE, cors), partial(_ended, request, cors)
-    return entrance.in_turn(lambda: admit(entrance, wish, begin, refuse), _teller(request, cors))
+    return entrance.in_turn(request, lambda: admit(entrance, wish, begin, refuse), _teller(request, cors))
 
 
 def _checked(entrance: Entrance, request: Request, methods: tuple[str, ...]) -> list[Header]:
@@ -96,12 +114,13 @@ def _begin(
 ) -> None:
     """Take the socket over, and begin the stream."""
     try:
-        entrance.check_room()
+        entrance.check_room(request)
     except Turned as turned:
         raise _told(request, turned, cors) from None
     sink, _ = request.take_over()
     head = _head(cors)
     connection = PlainConnection(entrance.hub, sink, wire, found, preface=head, refusal=head + later())
+    connection.came_from(entrance.address(request))
     sink.start(Discard(connection))
     connection.begin()
 
@@ -114,6 +133,8 @@ def _turned(request: Request, cors: list[Header], refused: Exception) -> Turned:
 def _ended(request: Request, cors: list[Header], refused: Exception) -> Turned:
     """Why there is no stream, as the protocol has it: one that begins and ends with a disconnect."""
     match refused:
+        case TooMany():
+            return _told(request, refusal(refused), cors)
         case Closing():
             close = refused.close
         case Refused():
@@ -128,9 +149,10 @@ def _teller(request: Request, cors: list[Header]) -> Callable[[Turned], Turned]:
 
 
 def _told(request: Request, turned: Turned, cors: list[Header]) -> Turned:
-    """A full worker asks a browser to come back, in the words of a stream: by an error status an EventSource ends."""
-    if turned.status == 503 and "text/event-stream" in request.headers.get("Accept", ""):
-        return Turned(200, _streamed(cors), later())
+    """A browser that is to come back is asked to in the words of a stream: by an error status an EventSource ends."""
+    after = dict(turned.headers).get("Retry-After")
+    if after is not None and "text/event-stream" in request.headers.get("Accept", ""):
+        return Turned(200, _streamed(cors), later(float(after)))
     return Turned(turned.status, [*turned.headers, *cors], turned.body)
 
 

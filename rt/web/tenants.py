@@ -143,9 +143,9 @@ class Tenants:
                 raise Closing(errors.UNAVAILABLE)
             try:
                 found.entrance.check_origin(request)
-                found.entrance.check_turn()
+                found.entrance.check_turn(request)
             except Turned as turned:
-                raise Closing(errors.TOO_MANY if turned.status == 503 else errors.FORBIDDEN) from None
+                raise Closing(errors.FORBIDDEN if turned.status == 403 else errors.TOO_MANY) from None
             return found.entrance.hub
 
         return choose

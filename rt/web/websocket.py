@@ -26,12 +26,14 @@ from rt.protocol.frames import (
     Control,
     FrameError,
     FrameReader,
+    Item,
     close_frame,
     close_status,
     pong_frame,
 )
 from rt.protocol.wires import SOCKET
 from rt.web.entrance import Turned, admit, door, refusal, wished
+from rt.web.intake import Intake
 
 if TYPE_CHECKING:
     from rt.delivery.admission import Admission
@@ -49,10 +51,11 @@ _UPGRADE = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket
 class Reader:
     """What comes in on one WebSocket, as frames for its connection. Implements ``rt.web.sink.Receiver``."""
 
-    __slots__ = ("_connection", "_frames", "_text_only")
+    __slots__ = ("_connection", "_frames", "_intake", "_text_only")
 
     def __init__(self, connection: Connection, max_message: int, *, text_only: bool) -> None:
         self._connection = connection
+        self._intake: Intake[Item] | None = None
         self._frames = FrameReader(max_message)
         self._text_only = text_only
         connection.on_beat = self._forgive
@@ -63,18 +66,31 @@ class Reader:
 
     @property
     def busy(self) -> bool:
-        return self._connection.busy
+        return self._connection.busy or (self._intake is not None and self._intake.holds)
 
     def received(self, data: bytes) -> None:
         connection = self._connection
         connection.received(len(data))
+        if connection.hub.limits.measured or self._intake is not None:
+            self._measure(data)
+            return
         for item in self._frames.feed(data):
             if connection.closed:
                 return
-            if type(item) is bytes:
-                connection.message(item)
-            else:
-                self._other(item)
+            self._take(item)
+
+    def _measure(self, data: bytes) -> None:
+        """The same within the limits of what may come in."""
+        intake = self._intake = self._intake or Intake(self._connection, self._take, _messages)
+        intake.take(self._frames.feed(data), len(data))
+        if not intake.holds:
+            self._intake = None
+
+    def _take(self, item: Item) -> None:
+        if type(item) is bytes:
+            self._connection.message(item)
+        else:
+            self._other(item)
 
     def _other(self, item: object) -> None:
         connection = self._connection
@@ -95,17 +111,23 @@ class Reader:
         self._connection.broken()
 
 
+def _messages(item: Item) -> int:
+    """How many messages an item is: a text has one in each line."""
+    return item.count(b"\n", 0, -1) + 1 if type(item) is bytes else 1
+
+
 @door
 def sdk(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     """The door of the SDKs' protocol, over JSON."""
     head, good = _spoken(entrance, request)
     native = _asks(request, "cf_ws_frame_ping_pong", "true")
-    return entrance.in_turn(partial(_begin_sdk, entrance, request, head, good=good, native=native))
+    return entrance.in_turn(request, partial(_begin_sdk, entrance, request, head, good=good, native=native))
 
 
 def _begin_sdk(entrance: Entrance, request: Request, head: bytes, *, good: bool, native: bool) -> None:
     sink, behind = request.take_over()
     connection = SdkConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
+    connection.came_from(entrance.address(request))
     connection.outbox.write(head)
     if not good:
         # A client that speaks only Protobuf would wait for ever on JSON: a terminal code is the clean failure.
@@ -119,12 +141,13 @@ def uni(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     head, good = _spoken(entrance, request)
     native = _asks(request, "cf_ws_frame_ping_pong", "true")
     asked = request.parameter("cf_connect")
-    return entrance.in_turn(partial(_begin_uni, entrance, request, head, asked, good=good, native=native))
+    return entrance.in_turn(request, partial(_begin_uni, entrance, request, head, asked, good=good, native=native))
 
 
 def _begin_uni(entrance: Entrance, request: Request, head: bytes, asked: str, *, good: bool, native: bool) -> None:
     sink, behind = request.take_over()
     connection = UniConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
+    connection.came_from(entrance.address(request))
     connection.outbox.write(head)
     try:
         if not good:
@@ -143,14 +166,15 @@ def plain(entrance: Entrance, request: Request) -> Awaitable[None] | None:
     head = _handshake(request, "")
     begin = partial(_begin, entrance, request, head)
     # Admitted when it is its turn: what is true of its rights now may not be so then.
-    return entrance.in_turn(lambda: admit(entrance, wished(request), begin, refusal))
+    return entrance.in_turn(request, lambda: admit(entrance, wished(entrance, request), begin, refusal))
 
 
 def _begin(entrance: Entrance, request: Request, head: bytes, found: Admission) -> None:
-    entrance.check_room()  # it may have waited for keys or its session
+    entrance.check_room(request)  # it may have waited for keys or its session
     sink, behind = request.take_over()
     refused = SOCKET.farewell(SERVER_ERROR)
     connection = PlainConnection(entrance.hub, sink, SOCKET, found, preface=b"", refusal=refused)
+    connection.came_from(entrance.address(request))
     connection.outbox.write(head)
     connection.begin()
     _start(sink, connection, behind, text_only=False)
