@@ -191,6 +191,8 @@ class Tenant:
         metrics.follow(hub.limits.outage)
         metrics.gauge("rt_limit_subjects", lambda: hub.limits.subjects)
         metrics.gauge("rt_subscriptions", lambda: sum(len(c.subscriptions) for c in hub.connections))
+        metrics.gauge("rt_behind", hub.behind)
+        metrics.gauge("rt_paced", lambda: len(hub.paces))
         metrics.gauge("rt_channels", lambda: len(hub.channels))
         metrics.gauge("rt_feeds", lambda: len(hub.feeds))
         metrics.gauge("rt_users", lambda: len(hub.users))

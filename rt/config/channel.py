@@ -86,13 +86,38 @@ class Namespace(Section, frozen=True, kw_only=True):
         ),
     ] = ""
     slow: Annotated[
-        Literal["", "catch_up", "disconnect"],
+        Literal["", "catch_up", "disconnect", "drop_oldest", "drop_newest", "conflate"],
         Key(
-            "What becomes of a subscriber that reads too slowly: it catches up from history, or is closed (3008).",
-            Choice("catch_up", "disconnect"),
+            "What becomes of a subscriber that reads too slowly. It catches up from history; it is closed (3008); or "
+            "what does not fit is left out: the oldest, the newest, or all but the newest of each `conflate_key`.",
+            Choice("catch_up", "disconnect", "drop_oldest", "drop_newest", "conflate"),
             default="catch_up with history, else disconnect",
         ),
     ] = ""
+    conflate_key: Annotated[
+        str,
+        Key(
+            'With `conflate`: the tag whose value tells publications apart; with "", and for those without the tag, '
+            "only the newest of the channel counts.",
+            Text('the name of a tag of at most 64 characters, or ""', r"[^\x00-\x1f]{0,64}"),
+        ),
+    ] = ""
+    priority: Annotated[
+        Literal["high", "normal", "low"],
+        Key(
+            "Which of a slow connection's subscriptions go on: `low` are the first to fall behind or to lose "
+            "something, `high` the last.",
+            Choice("high", "normal", "low"),
+        ),
+    ] = "normal"
+    batch: Annotated[
+        float,
+        Key(
+            "Publications wait so long for others to go out together with; with `conflate` only the newest of each key "
+            "does. 0 is no waiting.",
+            Duration("0s", "10s"),
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
         if not self.slow:

@@ -102,7 +102,59 @@ def history_needed(draft: Draft) -> Iterator[Finding]:
         if namespace.force_recovery_mode == "cache":
             yield Finding(f"{path}.force_recovery_mode", "cache without history", "stream, or history", needs)
         if namespace.slow == "catch_up":
-            yield Finding(f"{path}.slow", "catch_up without history", "disconnect, or history", needs)
+            allowed = "disconnect, drop_oldest, drop_newest or conflate, or history"
+            yield Finding(f"{path}.slow", "catch_up without history", allowed, needs)
+
+
+def no_silent_hole(draft: Draft) -> Iterator[Finding]:
+    """What can be recovered has no hole: with history `slow` leaves nothing out. (With `force_recovery_mode: cache` it
+    may be `conflate` by channel: only the newest publication counts there.)"""
+    for path, namespace in draft.namespaces():
+        if not namespace.history or namespace.slow not in ("drop_oldest", "drop_newest", "conflate"):
+            continue
+        needs = tuple(f"{path}.{name}" for name in ("history_size", "history_ttl", "force_recovery_mode"))
+        found = f"{namespace.slow} with history"
+        if namespace.slow != "conflate":
+            allowed = "catch_up (the history is the queue), disconnect, or history_size: 0"
+            yield Finding(f"{path}.slow", found, allowed, needs)
+        elif namespace.force_recovery_mode != "cache":
+            allowed = "catch_up (the history is the queue), history_size: 0, or force_recovery_mode: cache beside it"
+            yield Finding(f"{path}.slow", found, allowed, needs)
+        elif namespace.conflate_key:
+            allowed = '"" (the newest of the channel is what is recovered), or history_size: 0'
+            yield Finding(f"{path}.conflate_key", "a tag with history", allowed, (f"{path}.slow", *needs))
+
+
+def key_of_conflate(draft: Draft) -> Iterator[Finding]:
+    """`conflate_key` goes with `slow: conflate`."""
+    for path, namespace in draft.namespaces():
+        if namespace.conflate_key and namespace.slow != "conflate":
+            yield Finding(f"{path}.conflate_key", f"slow: {namespace.slow}", "slow: conflate", (f"{path}.slow",))
+
+
+def low_can_go_first(draft: Draft) -> Iterator[Finding]:
+    """`priority: low` goes with a `slow` that can do with less, not with `disconnect`."""
+    for path, namespace in draft.namespaces():
+        if namespace.priority == "low" and namespace.slow == "disconnect":
+            allowed = "slow: catch_up beside it" if namespace.history else "slow: drop_oldest, drop_newest or conflate"
+            needs = tuple(f"{path}.{name}" for name in ("slow", "history_size", "history_ttl"))
+            yield Finding(f"{path}.priority", "low with slow: disconnect", allowed, needs)
+
+
+def bounds_can_be_met(draft: Draft) -> Iterator[Finding]:
+    """What is kept for one subscription (`delivery.subscription`) is not more than may wait for a connection."""
+    delivery = draft.config.delivery
+    own = delivery.subscription
+    pairs = (
+        ("max_bytes", own.max_bytes, "high_watermark", delivery.high_watermark, " bytes"),
+        ("max_messages", own.max_messages, "max_messages", delivery.max_messages, ""),
+        ("max_age", own.max_age, "max_age", delivery.max_age, "s"),
+    )
+    for name, value, other, most, unit in pairs:
+        path = f"delivery.subscription.{name}"
+        if value > most and path in draft.places:  # a default gives way
+            found, allowed = f"{value:g}{unit}", f"at most delivery.{other} ({most:g}{unit})"
+            yield Finding(path, found, allowed, (f"delivery.{other}",))
 
 
 def anonymous_too(draft: Draft) -> Iterator[Finding]:
@@ -277,6 +329,10 @@ RULES: tuple[Rule, ...] = (
     history_whole,
     meta_outlives,
     history_needed,
+    no_silent_hole,
+    key_of_conflate,
+    low_can_go_first,
+    bounds_can_be_met,
     cache_begins_with_newest,
     anonymous_too,
     presence_renewed_in_time,

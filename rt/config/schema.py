@@ -143,11 +143,23 @@ class Redis(Section, frozen=True, kw_only=True):
 
 
 class Pacing(Section, frozen=True, kw_only=True):
-    """How long a connection that fell behind waits for its next catch-up."""
+    """At what intervals a slow subscription is given what it is owed."""
 
-    first: Annotated[float, Key("Wait after falling behind once.", Duration("10ms", "1m"))] = 0.5
-    factor: Annotated[float, Key("Each further time the wait is longer by this factor.", Number(1, 10))] = 2.0
-    max: Annotated[float, Key("Longest wait.", Duration("10ms", "10m"))] = 30.0
+    first: Annotated[
+        float, Key("First interval, of one that falls behind again or takes longer than this.", Duration("10ms", "1m"))
+    ] = 0.5
+    factor: Annotated[float, Key("Each further time the interval is longer by this factor.", Number(1, 10))] = 2.0
+    max: Annotated[float, Key("Longest interval.", Duration("10ms", "10m"))] = 30.0
+
+
+class PerSubscription(Section, frozen=True, kw_only=True):
+    """What is kept for slow subscribers of a channel without history, once for all of them."""
+
+    max_bytes: Annotated[int, Key("Bytes of it.", Size("1KiB", "64MiB"))] = 64 << 10
+    max_messages: Annotated[int, Key("Publications; with `slow: conflate` keys.", Whole(1, 100000))] = 256
+    max_age: Annotated[
+        float, Key("With `slow: drop_oldest`: what is older is not worth giving.", Duration("100ms", "10m"))
+    ] = 10.0
 
 
 class Delivery(Section, frozen=True, kw_only=True):
@@ -156,13 +168,22 @@ class Delivery(Section, frozen=True, kw_only=True):
     low_watermark: Annotated[
         int,
         Key(
-            "Bytes that may wait for a connection before recoverable subscriptions fall behind.", Size("1KiB", "64MiB")
+            "Bytes that may wait for a connection before its subscriptions fall behind: those of `priority: low` at a "
+            "quarter of it, those of `high` at four times as much.",
+            Size("1KiB", "64MiB"),
         ),
     ] = 64 << 10
     high_watermark: Annotated[int, Key("Bytes that may wait for a connection at all.", Size("2KiB", "256MiB"))] = (
         1 << 20
     )
-    max_messages: Annotated[int, Key("Messages that may wait for a connection.", Whole(1, 100000))] = 512
+    max_messages: Annotated[
+        int,
+        Key(
+            "Messages that may wait for a connection; subscriptions of `priority: normal` fall behind at half of it, "
+            "those of `low` at a quarter.",
+            Whole(1, 100000),
+        ),
+    ] = 512
     max_age: Annotated[float, Key("How long a message may wait.", Duration("100ms", "10m"))] = 30.0
     stall_timeout: Annotated[
         float,
@@ -173,7 +194,17 @@ class Delivery(Section, frozen=True, kw_only=True):
     send_buffer: Annotated[int, Key("The kernel's send buffer of a connection (SO_SNDBUF).", Size("4KiB", "16MiB"))] = (
         64 << 10
     )
-    pacing: Annotated[Pacing, Key("How a connection that keeps falling behind is slowed.", Group(Pacing))] = Pacing()
+    subscription: Annotated[
+        PerSubscription,
+        Key(
+            "What a slow subscriber may still be given where its namespace leaves things out; a quarter of it with "
+            "`priority: low`, four times as much with `high`.",
+            Group(PerSubscription),
+        ),
+    ] = PerSubscription()
+    pacing: Annotated[
+        Pacing, Key("At what intervals slow subscriptions are given what they are owed.", Group(Pacing))
+    ] = Pacing()
     recent_size: Annotated[
         int, Key("Publications of a channel that each worker keeps, to answer without the store.", Whole(0, 10000))
     ] = 256

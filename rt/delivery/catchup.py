@@ -1,7 +1,7 @@
-"""Bringing a subscription to the base of its feed, whatever made it be elsewhere.
+"""The way of a subscription to the base of its feed, whatever made it be elsewhere.
 
-:func:`join` is for one that begins (and may ask for recovery), :func:`catch_up` for one that fell behind. Both ask
-:func:`reach` for the way of every channel of the feed, read from the store what is missing here, and ask again.
+:func:`join` is for one that begins (and may ask for recovery), :mod:`rt.delivery.behind` for one that fell behind. Both
+ask :func:`reach` for the way of every channel of the feed, read from the store what is missing here, and ask again.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from rt.delivery.subscription import State
-from rt.errors import INTERNAL, Refused, StoreError
-from rt.protocol.bridge import Gap, Missing, bridge, cut, fits
-from rt.protocol.publication import NOWHERE, Page, Position, Publication
+from rt.errors import INTERNAL, Refused
+from rt.protocol.bridge import Gap, Missing, bridge, fits
+from rt.protocol.publication import Page, Position, Publication
 from rt.protocol.wires import Item, Told
 
 if TYPE_CHECKING:
     from rt.delivery.channel import Channel
     from rt.delivery.feed import Feed
-    from rt.delivery.subscription import Subscription
 
 TRIES = 3
 
@@ -35,12 +33,14 @@ class Leg(NamedTuple):
     """The way of one channel: after ``publications`` it stands at ``position``.
 
     ``gap`` is empty, or a word why the asked position cannot be recovered; then nothing is given, and ``position`` is
-    where it goes on.
+    where it goes on. ``dropped`` and ``conflated`` count what its policy left out (:class:`rt.delivery.spare.Rest`).
     """
 
     position: Position
     publications: Sequence[Publication] = ()
     gap: str = ""
+    dropped: int = 0
+    conflated: int = 0
 
     @property
     def start(self) -> Position:
@@ -75,8 +75,8 @@ def reach(
     """The legs from ``since`` to the feed's base, or to ``upto``. ``None`` in ``since`` asks for nothing; an empty
     epoch for the current one.
 
-    With a ``limit`` a leg is whole or a gap (a reply recovers all or nothing); without, it may be the first part of the
-    way.
+    With a ``limit`` a leg is whole or a gap (a reply recovers all or nothing); without, for one that fell behind, it
+    may be the first part of the way.
     """
     legs: list[Leg] = []
     absent: dict[int, int] = {}
@@ -94,7 +94,7 @@ def _leg(
     channel: Channel, base: Position, since: Position | None, page: Page | None, limit: Limit | None
 ) -> Leg | Missing:
     if not channel.stored:
-        return Leg(NOWHERE)
+        return Leg(base) if since is None or limit is not None else _spared(channel, since, base)
     # A base of another epoch means that the turn now filling holds the end of the old stream.
     here = base if base.epoch == channel.position.epoch else channel.position
     if since is None:
@@ -108,6 +108,8 @@ def _leg(
         return _ahead(channel, want, here, page)
     if here != base or want.offset > base.offset:
         return Leg(want)
+    if limit is None and channel.namespace.slow == "conflate" and want != base:
+        return _conflated(channel, want, base, page)
     return _bridged(channel, want, base, page, limit)
 
 
@@ -153,6 +155,27 @@ def _newest(channel: Channel, since: Position, here: Position, page: Page | None
     return Leg(channel.position, [newest])
 
 
+def _conflated(channel: Channel, want: Position, base: Position, page: Page | None) -> Leg | Missing:
+    """Where only the newest counts, for one that fell behind: the one at the base, as long as it is known here."""
+    channel.refresh()
+    if channel.recent.covers(base.offset - 1):
+        found = channel.recent.between(base.offset - 1, base.offset)
+        return Leg(base, found, conflated=base.offset - want.offset - 1)
+    leg = _newest(channel, want, base, page)
+    return leg if isinstance(leg, Missing) else leg._replace(conflated=max(leg.position.offset - want.offset - 1, 0))
+
+
+def _spared(channel: Channel, since: Position, base: Position) -> Leg:
+    """A channel without history: what it keeps for those who are behind. ``since`` may lie within the turn that is
+    filling."""
+    if since.offset >= base.offset:
+        return Leg(since)
+    if channel.spare is None:
+        return Leg(base, dropped=base.offset - since.offset)
+    rest = channel.spare.after(since.offset, base.offset, channel.hub.now())
+    return Leg(base, rest.publications, dropped=rest.dropped, conflated=rest.conflated)
+
+
 async def read(feed: Feed, absent: Absent) -> dict[int, Page]:
     """The pages that are missing. StoreError when the store does not answer."""
     after = absent.after
@@ -182,77 +205,3 @@ async def join(feed: Feed, since: Sequence[Position | None], limit: Limit) -> li
     if isinstance(legs, Absent):
         raise Refused(INTERNAL, "the stream runs faster than it can be read")
     return legs
-
-
-def catch_up(subscription: Subscription) -> None:
-    """Bring one that is behind a page further, or to live; a no-op while its outbox, its pacing or a read says wait."""
-    hub = subscription.feed.hub
-    ready = subscription.state is State.BEHIND and not subscription.fetching and subscription.outbox.queue is None
-    if not ready or subscription.outbox.owner.closed:
-        return
-    if hub.now() < subscription.resume_at:
-        hub.wheel.at(subscription.resume_at, lambda now: catch_up(subscription))
-        return
-    legs = reach(subscription.feed, subscription.positions, {}, None)
-    if isinstance(legs, Absent):
-        subscription.fetching = True
-        hub.spawn(_fetch(subscription, subscription.positions, legs))
-    else:
-        _give(subscription, legs)
-
-
-async def _fetch(subscription: Subscription, positions: list[Position], legs: list[Leg] | Absent) -> None:
-    """Read pages until they reach; what was read for a position that is no longer held is thrown away."""
-    feed = subscription.feed
-    try:
-        for _ in range(TRIES):
-            assert isinstance(legs, Absent)
-            pages = await read(feed, legs)
-            if subscription.state is not State.BEHIND or subscription.positions is not positions:
-                return
-            legs = reach(feed, positions, pages, None)
-            if not isinstance(legs, Absent):
-                subscription.fetching = False
-                _give(subscription, legs)
-                return
-    except StoreError:
-        pass  # it stays behind, which is the truth; the next step tries again
-    finally:
-        subscription.fetching = False
-    if subscription.state is State.BEHIND:
-        feed.hub.pace(subscription)
-
-
-def _give(subscription: Subscription, legs: list[Leg]) -> None:
-    """Write a page of what was found, below the low watermark, and go on when it is out."""
-    feed = subscription.feed
-    if any(leg.gap for leg in legs) and not subscription.members.wire.tells and subscription.positioned:
-        subscription.outbox.owner.lost(subscription)
-        return
-    before = subscription.positions
-    items, after = _page(legs, feed.hub.delivery.low_watermark)
-    subscription.positions = after
-    if items:
-        frames = subscription.members.wire.encode(feed.names, items, before)
-        subscription.outbox.write(frames)
-        if subscription.state is not State.BEHIND:
-            return
-    if after == feed.base or not items:
-        feed.settle(subscription, after)
-        if subscription.state is State.LIVE and subscription.falls:
-            feed.hub.tally.catch_ups += 1
-    elif subscription.outbox.queue is None:
-        feed.hub.loop.call_soon(catch_up, subscription)
-
-
-def _page(legs: list[Leg], room: int) -> tuple[list[Item], list[Position]]:
-    """As much of the legs as fits into ``room`` bytes, and where one stands after it."""
-    items: list[Item] = []
-    after: list[Position] = []
-    for index, leg in enumerate(legs):
-        given = cut(leg.publications, room) if room > 0 or not items else ()
-        items += leg._replace(publications=given).items(index)
-        room -= sum(len(publication.body) for publication in given)
-        behind = len(leg.publications) - len(given)
-        after.append(leg.position._replace(offset=leg.position.offset - behind))
-    return items, after

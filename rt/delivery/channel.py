@@ -3,6 +3,9 @@
 It opens with its first subscriber here (SUBSCRIBE confirmed, then one read for the position) and from then on compares
 every publication's offset with its own position: the next one is taken, an older one dropped, anything else *repaired*
 by reading the stream. What cannot be repaired is told to the feeds. It knows nothing of connections.
+
+Without history there is nothing to compare with. Where slow subscribers are left behind all the same
+(:mod:`rt.delivery.policy`), it counts what it takes; its epoch is empty then, and its *spare* keeps some for them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from rt.delivery import spare
 from rt.errors import StoreError
 from rt.protocol.bridge import Recent
 from rt.protocol.publication import NOWHERE, Change, Page, Position, Publication
@@ -50,6 +54,7 @@ class Channel:
         "position",
         "recent",
         "seen_at",
+        "spare",
         "stored",
     )
 
@@ -62,6 +67,7 @@ class Channel:
         self.stored = namespace.history
         self.position = NOWHERE
         self.recent = Recent(min(limits.recent_size, namespace.history_size), limits.recent_bytes)
+        self.spare = spare.spare(namespace, limits, whole=False)
         self.seen_at = 0.0  # loop time of the last publication taken
         self.checked_at = 0.0  # loop time of the last proof that nothing is missing
         self.feeds: dict[Feed, int] = {}
@@ -126,6 +132,8 @@ class Channel:
         position = self.position
         if not publication.offset or not self.stored:
             if self.opened:
+                if self.spare is not None:
+                    self._keep_spare(publication, self.spare)
                 self._pass_on(publication)
         elif self._held is not None:
             self._hold(publication)
@@ -147,6 +155,31 @@ class Channel:
         self.hub.tally.publications += 1
         for feed, index in self.feeds.items():
             feed.take(index, publication)
+
+    # Those who are behind, without history
+
+    def adopt(self, namespace: Namespace, *, whole: bool = False) -> None:
+        """Go by these settings from now on. ``whole``: there are streams here that fall behind, whatever they say."""
+        self.namespace = namespace
+        whole = whole or (self.spare is not None and self.spare.fatal)
+        new, old = spare.spare(namespace, self.hub.delivery, whole=whole), self.spare
+        if new is not None and old is not None and new.keeps_as(old):
+            old.bounds, old.max_age = new.bounds, new.max_age
+        else:
+            self.spare = new
+
+    def key(self, publication: Publication) -> str:
+        """What a newer one must have too to take its place, where only the newest counts."""
+        return self.spare.key(publication) if isinstance(self.spare, spare.Keyed) else ""
+
+    def _keep_spare(self, publication: Publication, kept: spare.Spare) -> None:
+        number = self.position.offset + 1
+        self.position = Position("", number)
+        if not kept.put(number, publication, self.hub.now()):
+            self.hub.tally.lacked(self.namespace)
+        if number % spare.IDLE == 0 and all(feed.is_whole for feed in self.feeds):
+            floors = [feed.floor(index).offset for feed, index in self.feeds.items()]
+            kept.forget(min(floors, default=number))
 
     def _hold(self, publication: Publication) -> None:
         """Keep it until the repair ends. What does not fit is dropped: the repair reads again and finds it in the

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rt.delivery.behind import resume
 from rt.delivery.outbox import Outbox, Sink
-from rt.delivery.subscription import State, Subscription
+from rt.delivery.subscription import Subscription
 from rt.errors import CONNECTION_EXPIRED, GONE, NORMAL, SLOW, Close, Closing, Unsubscribe
 
 if TYPE_CHECKING:

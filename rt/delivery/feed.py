@@ -8,6 +8,9 @@ The *base* holds the channels' positions when the turn now filling began. Whoeve
 the turns; everybody else is brought there first (:mod:`rt.delivery.catchup`). An empty turn means: the base is where
 the channels are.
 
+How it treats those who cannot keep up is its *manner* (:mod:`rt.delivery.policy`). Where a namespace has a ``batch``,
+the turn goes out at the end of that interval instead, unless something that does not wait has come into it.
+
 A stream whose list of channels changes goes from one feed to another: :meth:`Feed.part` gives it the rest of the turn
 here, :meth:`Feed.enter` lets it take part there from what is taken next.
 """
@@ -18,7 +21,10 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from rt.delivery.members import Members, Send
+from rt.delivery.behind import catch_up, fell_behind
+from rt.delivery.flush import deliver, observe
+from rt.delivery.members import Members
+from rt.delivery.policy import Manner
 from rt.delivery.subscription import State, Subscription
 from rt.protocol.publication import Change, Position, Publication
 from rt.protocol.wires import Item, Told, What, Wire
@@ -27,12 +33,6 @@ if TYPE_CHECKING:
     from rt.delivery.channel import Channel
     from rt.delivery.hub import Hub
     from rt.delivery.outbox import Outbox
-
-CHUNK = 500  # members written to before looking at the clock
-SLICE = 0.004  # seconds a flush may take before the loop gets a turn
-
-
-Jobs = list[tuple[Members, list[tuple[Subscription, Send]], list[Subscription]]]
 
 
 class Feed:
@@ -46,6 +46,7 @@ class Feed:
         "_opening",
         "_overflown",
         "_size",
+        "_start",
         "_unfinished",
         "_unsettled",
         "base",
@@ -55,6 +56,7 @@ class Feed:
         "dirty",
         "hub",
         "key",
+        "manner",
         "members",
         "named",
         "names",
@@ -81,16 +83,13 @@ class Feed:
         self._opening: asyncio.Task[None] | None = None
         self._unfinished: Iterator[None] | None = None
         # Subscriptions that stand inside the turn now filling: they are brought to the base when it has been flushed.
-        self._unsettled: list[Subscription] = []
+        self._unsettled: dict[Subscription, None] = {}
         # Joining subscriptions that have had all of the turn now filling up to an item, and at how many items that is.
         self._entering: dict[Subscription, int] = {}
         self._after: list[Callable[[], None]] = []  # what waits for the flush under way to be through
         self._joins = 0  # subscriptions that are told who comes and leaves
-
-    @property
-    def catches_up(self) -> bool:
-        """Whether history is the queue of a slow member here."""
-        return all(channel.stored and channel.namespace.slow == "catch_up" for channel in self.channels)
+        self._start: list[Position] | None = None  # the base before the flush under way
+        self.manner: Manner  # the hub sets it, again whenever settings change
 
     # Membership
 
@@ -136,13 +135,16 @@ class Feed:
 
     def settle(self, subscription: Subscription, positions: list[Position]) -> None:
         """It has everything up to ``positions``: live when that is the base, else once the turn that it stands in is
-        out."""
+        out. What channels without history took before it came is not its own."""
+        if subscription.state is State.JOINING:
+            pairs = zip(self.channels, positions, self.base, strict=True)
+            positions = [position if channel.stored else base for channel, position, base in pairs]
         if positions == self.base:
             subscription.members.add(subscription)
         else:
             subscription.state = State.BEHIND
             subscription.positions = positions
-            self._unsettled.append(subscription)
+            self._unsettled[subscription] = None
 
     def leave(self, subscription: Subscription) -> None:
         """The subscription is over. Harmless when it is already."""
@@ -151,6 +153,8 @@ class Feed:
         subscription.state = State.GONE
         subscription.members.remove(subscription)
         self._entering.pop(subscription, None)
+        self._unsettled.pop(subscription, None)
+        self.hub.paces.pop(subscription, None)
         self.count -= 1
         self._joins -= subscription.members.wire.joins
         if not self.count:
@@ -205,13 +209,22 @@ class Feed:
         """Where the channels are now."""
         return [channel.position for channel in self.channels]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all are live: nobody is behind, or on the way."""
+        return self.count == sum(len(members) for members in self.members.values())
+
+    def floor(self, index: int) -> Position:
+        """The lowest position of a channel from which somebody who is live may still fall behind."""
+        return (self.base if self._start is None else self._start)[index]
+
     def _give(self, subscription: Subscription, items: Sequence[Item], start: list[Position]) -> None:
         """Write items of a turn to one alone, which stood at ``start`` before them."""
         members = subscription.members
         frame = members.wire.encode(self.names, items, start)
         if frame:
             subscription.outbox.offer(frame, subscription, start)
-            self._observe(members, items, len(frame), 1)
+            observe(self, members, items, len(frame), 1)
 
     def _let_in(self, entering: dict[Subscription, int], turn: list[Item]) -> None:
         """Those who came while the turn filled get what was taken since, and are live."""
@@ -235,17 +248,59 @@ class Feed:
             self._overflow(index, what)
         else:
             self.turn.append(Item(index, what))
-        if not self.dirty:
+        if not self.dirty and (self.manner.batches is None or not self._put_off(index, self.manner.batches)):
+            self.release()
+
+    def release(self) -> None:
+        """The turn goes out at the end of this turn of the loop. (It may have done so already.)"""
+        if not self.dirty and (self.turn or self._overflown):
             self.dirty = True
             self.hub.mark(self)
+
+    def _put_off(self, index: int, batches: tuple[float, ...]) -> bool:
+        """Whether what has come may wait for its interval: not when the turn is half full."""
+        limits = self.hub.delivery
+        if self._size * 2 > limits.high_watermark or len(self.turn) * 2 > limits.max_messages:
+            if not self.manner.condenses or self._entering:
+                return False
+            self.turn = self._condensed(self.turn)
+            self._size = sum(_size(what) for _, what in self.turn)
+            if self._size * 2 > limits.high_watermark or len(self.turn) * 2 > limits.max_messages:
+                return False
+        interval = batches[index]
+        if interval:
+            self.hub.batches.add(self, interval)
+        return interval > 0
+
+    def _condensed(self, turn: list[Item]) -> list[Item]:
+        """The turn with only the newest of each key, on the channels where that is what counts; who is live lacks the
+        rest."""
+        kept: list[Item] = []
+        seen: set[tuple[int, str]] = set()
+        live = sum(len(members) for members in self.members.values())
+        for item in reversed(turn):
+            place, what = item
+            channel = self.channels[place]
+            if isinstance(what, Publication) and channel.namespace.slow == "conflate" and channel.namespace.batch:
+                key = (place, channel.key(what))
+                if key in seen:
+                    self.hub.tally.conflated(channel.namespace, live)
+                    continue
+                seen.add(key)
+            kept.append(item)
+        kept.reverse()
+        return kept
 
     def _overflow(self, index: int, what: What) -> None:
         if isinstance(what, Change):
             self.hub.tally.drops["turn"] += 1
-        elif self.catches_up:
+        elif self.manner.lags and self.channels[index].namespace.slow != "drop_newest":
             self._overflown = True
         elif isinstance(what, Told):
             self.turn.append(Item(index, what))
+        elif self.manner.lags:
+            live = sum(map(len, self.members.values())) + len(self._entering)
+            self.hub.tally.left_out(self.channels[index].namespace, "newest", live)
         else:
             self.hub.tally.drops["turn"] += 1
 
@@ -271,14 +326,15 @@ class Feed:
         self.dirty = False
         turn, start = self.turn, self.base
         self.turn, self._size = [], 0
-        self.base = self.standing()
+        self._start, self.base = start, self.standing()
         self.broken.clear()
         entering, self._entering = self._entering, {}
         if self._overflown:
             self._overflown = False
             self._all_behind(start, entering)
         else:
-            self._unfinished = self._deliver(self._jobs(), turn, start)
+            sent = self._condensed(turn) if self.manner.condenses else turn
+            self._unfinished = deliver(self, sent, start)
             self._let_in(entering, turn)
         self._go_on()
 
@@ -289,11 +345,12 @@ class Feed:
                 self.hub.loop.call_soon(self._go_on)
                 return
             self._unfinished = None
+        self._start = None
         if self.dirty:
             self.hub.mark(self)
-        unsettled, self._unsettled = self._unsettled, []
+        unsettled, self._unsettled = self._unsettled, {}
         for subscription in unsettled:
-            self.hub.catch_up(subscription)
+            catch_up(subscription)
         after, self._after = self._after, []
         for do in after:
             do()
@@ -305,80 +362,12 @@ class Feed:
             if subscription.state is State.JOINING:
                 self.fall_behind(subscription, subscription.positions, paced=False)
 
-    def _jobs(self) -> Jobs:
-        """A snapshot of the members."""
-        return [(members, list(members.ready.items()), list(members.blocked)) for members in self.members.values()]
-
-    def _deliver(self, jobs: Jobs, turn: list[Item], start: list[Position]) -> Iterator[None]:
-        """Write ``turn`` to those of the snapshot; yields when the loop should have a turn."""
-        deadline = self.hub.now() + SLICE
-        stale = False
-        self._count_missed(turn)
-        for members, ready, blocked in jobs:
-            frame = members.wire.encode(self.names, turn, start) if ready or blocked else b""
-            if not frame:
-                continue
-            for first in range(0, len(ready), CHUNK):
-                if self.hub.now() > deadline:
-                    yield
-                    deadline = self.hub.now() + SLICE
-                    stale = True
-                chunk = ready[first : first + CHUNK]
-                if stale:
-                    blocked += [pair[0] for pair in chunk if pair[0] not in members.ready]
-                    chunk = [pair for pair in chunk if pair[0] in members.ready]
-                self._send(members, chunk, frame)
-            for subscription in blocked:
-                self._offer(subscription, members, frame, start)
-            self._observe(members, turn, len(frame), len(ready) + len(blocked))
-
-    def _count_missed(self, turn: list[Item]) -> None:
-        """What is in no history is missed by who is behind."""
-        behind = self.count - sum(len(members) for members in self.members.values())
-        if behind:
-            volatile = sum(isinstance(what, Publication) and not what.offset for _, what in turn)
-            self.hub.tally.drops["volatile"] += behind * volatile
-
-    @staticmethod
-    def _send(members: Members, chunk: list[tuple[Subscription, Send]], frame: bytes) -> None:
-        """The hot loop: one system call per member and turn, and nothing else."""
-        size = len(frame)
-        short: list[tuple[Subscription, int]] = []
-        for subscription, send in chunk:
-            try:
-                sent = send(frame)
-                if sent != size:
-                    short.append((subscription, sent))
-            except BlockingIOError:
-                short.append((subscription, 0))
-            except OSError:
-                short.append((subscription, -1))
-        for subscription, sent in short:
-            if sent < 0:
-                subscription.outbox.owner.broken()
-            elif subscription.state is State.LIVE:
-                subscription.outbox.hold(frame, sent)
-
-    @staticmethod
-    def _offer(subscription: Subscription, members: Members, frame: bytes, start: list[Position]) -> None:
-        """For one that was not ready at its turn; it may have drained, left, or joined anew since."""
-        if subscription in members.ready:
-            subscription.outbox.write(frame)
-        elif subscription in members.blocked:
-            subscription.outbox.offer(frame, subscription, start)
-
-    def _observe(self, members: Members, turn: Sequence[Item], size: int, receivers: int) -> None:
-        for index, what in turn:
-            if isinstance(what, Publication):
-                self.hub.delivered(members.wire.name, self.channels[index].namespace.name, what, receivers)
-        self.hub.tally.sent_bytes += size * receivers
-
     def fall_behind(self, subscription: Subscription, positions: list[Position], *, paced: bool = True) -> None:
         """It gets nothing more until its outbox has drained; then it catches up from ``positions``, later each time."""
         subscription.members.remove(subscription)
         subscription.state = State.BEHIND
         subscription.positions = list(positions)
-        self.hub.fell_behind(subscription, paced=paced)
+        fell_behind(subscription, paced=paced)
 
 
 def _size(what: What) -> int:

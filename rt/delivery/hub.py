@@ -15,13 +15,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rt.delivery import control
-from rt.delivery.catchup import Limit, catch_up
+from rt.delivery.batches import Batches
+from rt.delivery.catchup import Limit
 from rt.delivery.channel import Channel
 from rt.delivery.crowd import Crowd
 from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
 from rt.delivery.limits import SWEEP, Limits
+from rt.delivery.policy import Manner, manner
 from rt.delivery.presence import Presence
+from rt.delivery.subscription import State
 from rt.errors import SHUTDOWN, Close, Refused, StoreError
 from rt.protocol.channels import Namespaces
 from rt.protocol.publication import Change, Publication
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from rt.broker import Broker
     from rt.config import Config, Namespace
     from rt.delivery.connection import Connection
+    from rt.delivery.pacing import Pace
     from rt.delivery.server_side import Reading
     from rt.delivery.subscription import Subscription
     from rt.delivery.wheel import Wheel
@@ -44,6 +48,7 @@ T = TypeVar("T")
 CHECKS_AT_ONCE = 500  # positions read from the store in one go when all are checked
 TOUCH = 5.0  # seconds between two looks whether there are sessions to renew, while they are switched off
 TOUCHES_AT_ONCE = 500  # sessions renewed by one call
+MANNERS = 1024  # lists of namespaces whose manner is remembered
 CLOSES_AT_ONCE = 200  # connections told to leave between two turns of the loop at shutdown
 
 
@@ -98,7 +103,10 @@ class Hub:
         self.presence = Presence(self)
         self.expiry = Expiry(wheel)
         self.leaving = False
+        self.paces: dict[Subscription, Pace] = {}  # of those who are behind and have one
+        self.batches = Batches(self.loop, self._batched)
         self._dirty: list[Feed] = []
+        self._manners: dict[tuple[str, ...], Manner] = {}
         self._latencies: dict[tuple[str, str], Latency] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._checking: asyncio.Task[None] | None = None
@@ -109,6 +117,9 @@ class Hub:
     def _configure(self, config: Config) -> None:
         self.config = config
         self.delivery = config.delivery
+        self._manners = {}
+        named = (config.channel.without_namespace, *config.channel.namespaces)
+        self.ranked = len({namespace.priority for namespace in named}) > 1
         self.page = max(config.client.recovery_max_publication_limit, 1)
         self.namespaces = Namespaces(config.channel)
         self.verifier = Verifier(config.client.token, None if self.keys is None else self.keys.key_set)
@@ -125,6 +136,8 @@ class Hub:
     async def stop(self, close: Close = SHUTDOWN) -> None:
         """Close every connection for this reason, a batch per turn of the loop, and end all that is under way."""
         self.leaving = True
+        self.batches.flush()
+        await asyncio.sleep(0)  # in which they go out
         while self.connections:
             for connection in list(self.connections)[:CLOSES_AT_ONCE]:
                 connection.close(close)
@@ -146,7 +159,9 @@ class Hub:
                 abandoned |= channel.claims
                 self.forget(channel)
             else:
-                channel.namespace = namespace
+                channel.adopt(namespace)
+        for feed in self.feeds.values():
+            self._suit(feed)
         if abandoned:
             self._abandon(abandoned)
 
@@ -189,12 +204,26 @@ class Hub:
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
+        if self.ranked:
+            dirty.sort(key=lambda feed: -feed.manner.rank)
         for feed in dirty:
             try:
                 feed.flush()
             except Exception:
                 # A fault in one feed must not cost the others their turn.
                 log.exception("a turn failed")
+
+    def _batched(self, feed: Feed, interval: float) -> None:
+        """The turn of the feed has waited long enough."""
+        if feed.turn and not feed.dirty:
+            for place in {place for place, _ in feed.turn}:
+                if feed.channels[place].namespace.batch == interval:
+                    self.tally.batched(feed.channels[place].namespace)
+        feed.release()
+
+    def behind(self) -> int:
+        """How many subscriptions are behind."""
+        return sum(one.state is State.BEHIND for c in self.connections for one in c.subscriptions.values())
 
     def delivered(self, transport: str, namespace: str, publication: Publication, receivers: int) -> None:
         """A publication was written to ``receivers`` sockets (or their outboxes): one observation for all of them."""
@@ -242,11 +271,26 @@ class Hub:
         if feed is None:
             channels = [self._channel(name, namespace) for name, namespace in zip(names, namespaces, strict=True)]
             feed = self.feeds[named, names] = Feed(self, names, channels, named=named)
+            self._suit(feed)
             for channel in channels:
                 channel.claims.add(feed)
             if all(channel.opened for channel in channels):
                 feed.attach()
         return feed
+
+    def _suit(self, feed: Feed) -> None:
+        """Have the feed treat its members by the settings of its channels, as they are now."""
+        key = tuple(channel.namespace.name for channel in feed.channels)
+        found = self._manners.get(key)
+        if found is None:
+            if len(self._manners) >= MANNERS:
+                self._manners.clear()
+            found = self._manners[key] = manner([channel.namespace for channel in feed.channels])
+        feed.manner = found
+        if found.lags:
+            for channel in feed.channels:
+                if not channel.stored and channel.spare is None:
+                    channel.adopt(channel.namespace, whole=True)
 
     def _channel(self, name: str, namespace: Namespace) -> Channel:
         channel = self.channels.get(name)
@@ -284,36 +328,6 @@ class Hub:
             if self.feeds.get((feed.named, feed.key)) is feed:
                 del self.feeds[feed.named, feed.key]
         self.broker.unsubscribe(channel.name.text)
-
-    # Behind
-
-    def catch_up(self, subscription: Subscription) -> None:
-        """Bring one that is behind further, if it may."""
-        catch_up(subscription)
-
-    def fell_behind(self, subscription: Subscription, *, paced: bool) -> None:
-        """Note it, and when it may catch up: at once the first time, then later each time."""
-        now = self.now()
-        pacing = self.delivery.pacing
-        self.tally.slow["behind"] += 1
-        if now - subscription.fell_at > pacing.max:
-            subscription.falls = 0
-        subscription.fell_at = now
-        if paced:
-            subscription.falls += 1
-            if subscription.falls > 1:
-                wait = min(pacing.first * pacing.factor ** (subscription.falls - 2), pacing.max)
-                subscription.resume_at = now + wait
-        if subscription.outbox.queue is None:
-            self.loop.call_soon(catch_up, subscription)
-
-    def pace(self, subscription: Subscription) -> None:
-        """Its catch-up did not get through: try again at the next step."""
-        subscription.falls += 1
-        pacing = self.delivery.pacing
-        wait = min(pacing.first * pacing.factor ** min(subscription.falls, 64), pacing.max)
-        subscription.resume_at = self.now() + wait
-        self.wheel.at(subscription.resume_at, lambda now: catch_up(subscription))
 
     # Positions
 

@@ -2,8 +2,8 @@
 
 As long as the kernel takes what is sent, nothing waits and the outbox is empty: its subscriptions are *ready* and the
 turns write straight to the socket. When the kernel refuses, the rest waits here, the subscriptions are *blocked*, and
-the socket is watched until everything is out. Beyond the low watermark a subscription with history falls behind instead
-(history is the queue); one without is disconnected above the high watermark.
+the socket is watched until everything is out. Beyond the share of its priority a subscription falls behind instead; one
+whose policy is ``disconnect`` costs the connection above the high watermark (:mod:`rt.delivery.policy`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from rt.delivery.behind import outranked
+from rt.delivery.policy import share
 from rt.delivery.subscription import State
 
 if TYPE_CHECKING:
@@ -104,12 +106,15 @@ class Outbox:
         if self.queue is None:
             self.write(frame)
             return
-        limits = self.owner.hub.delivery
+        limits, manner = self.owner.hub.delivery, subscription.feed.manner
         size = self.size + len(frame)
-        if size <= limits.low_watermark and self.count < limits.max_messages:
-            self._append(frame)
-        elif subscription.feed.catches_up:
-            subscription.feed.fall_behind(subscription, start)
+        if manner.lags:
+            most = share(limits, manner.rank)
+            fits = size <= most.size and self.count < most.messages
+            if fits and not manner.conflates and not outranked(subscription):
+                self._append(frame)
+            else:
+                subscription.feed.fall_behind(subscription, start)
         elif size <= limits.high_watermark and self.count < limits.max_messages:
             self._append(frame)
         else:

@@ -16,6 +16,7 @@ import msgspec
 
 from rt import errors
 from rt.delivery import admission, control, server_side
+from rt.delivery.behind import catch_up
 from rt.delivery.catchup import TRIES, Absent, Leg, Pages, reach, read
 from rt.delivery.connection import Connection
 from rt.delivery.subscription import State, Subscription
@@ -249,6 +250,7 @@ class Stream(Connection):
         if self.closed:
             feed.leave(target)
             return False
+        pace = self.hub.paces.get(old)
         old.feed.leave(old)
         if self.subscriptions.get(_NEXT) is target:
             del self.subscriptions[_NEXT]
@@ -256,7 +258,9 @@ class Stream(Connection):
         if behind:
             target.state, target.positions = State.BEHIND, at
             target.falls, target.fell_at, target.resume_at = old.falls, old.fell_at, old.resume_at
-            self.hub.catch_up(target)
+            if pace is not None:
+                self.hub.paces[target] = pace
+            catch_up(target)
         else:
             feed.enter(target)
         return True
@@ -320,7 +324,7 @@ def items_of(following: Sequence[Following], legs: Sequence[Leg], first: int = 0
 
 
 def described(one: Following, at: Position) -> SubscribeResult:
-    result = SubscribeResult(epoch=at.epoch, offset=at.offset)
+    result = SubscribeResult(epoch=at.epoch, offset=at.offset if at.epoch else 0)
     if one.data:
         result.data = msgspec.Raw(one.data)
     return result

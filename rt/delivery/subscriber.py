@@ -15,7 +15,8 @@ import msgspec
 
 from rt import errors
 from rt.delivery import control, expiry, server_side
-from rt.delivery.catchup import Leg, at_once, catch_up, join
+from rt.delivery.behind import catch_up
+from rt.delivery.catchup import Leg, at_once, join
 from rt.delivery.connection import Connection
 from rt.delivery.subscription import Right, State, Subscription
 from rt.errors import Refused, StoreError

@@ -42,8 +42,9 @@ class Subscription:
     knows.
 
     ``positioned``: its reader counts offsets and must be told of a gap. ``falls`` counts how often it fell behind
-    lately and ``resume_at`` (loop time) is when its next catch-up may begin: that is pacing. ``fetching`` is true while
-    a page is read for it. ``right`` is None for most: a client's own, by the options of the namespace.
+    lately and ``resume_at`` (loop time) is when its next catch-up may begin: that is pacing, where history is the queue
+    (else the hub has a :class:`rt.delivery.pacing.Pace`). ``fetching`` is true while a page is read for it. ``right``
+    is None for most: a client's own, by the options of the namespace.
     """
 
     __slots__ = (

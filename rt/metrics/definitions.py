@@ -14,6 +14,8 @@ TRANSPORTS = ("websocket", "ws", "sse", "uni_websocket", "uni_sse")
 OUTCOMES = ("fresh", "resumed", "gap")
 DROPS = ("volatile", "inbound", "turn", "bus", "join_leave")
 SLOW = ("behind", "queue", "stalled", "age")
+SHEDS = ("oldest", "newest", "keys", "reload")
+STEPS = ("up", "down")
 REPAIRS = ("repaired", "gap")
 REFUSALS = ("origin", "total", "rate", "leaving", "tenant", "per_ip", "per_user")
 
@@ -84,7 +86,31 @@ _OF_TENANT = (
     _counter("rt_received_bytes_total", "Bytes received from clients.", source="received_bytes"),
     _counter("rt_drops_total", "Messages dropped.", "reason", source="drops"),
     _counter("rt_slow_total", "Times that a connection was found slow.", "reason", source="slow"),
-    _counter("rt_catch_ups_total", "Catch-ups of slow subscriptions from history.", source="catch_ups"),
+    _gauge("rt_behind", "Subscriptions that are behind."),
+    _gauge("rt_paced", "Subscriptions that are behind and have a pace."),
+    _counter("rt_falls_total", "Times that a subscription fell behind.", "namespace", "priority", source="falls"),
+    _counter("rt_catch_ups_total", "Slow subscriptions that have come back.", source="catch_ups"),
+    _counter("rt_caught_up_total", "Publications that slow subscriptions were given later.", source="caught_up"),
+    _counter(
+        "rt_left_out_total",
+        "Publications that a policy left out, once per receiver.",
+        "namespace",
+        "priority",
+        "reason",
+        source="sheds",
+    ),
+    _counter(
+        "rt_conflations_total",
+        "Publications left out because there was a newer one of the same key, once per receiver.",
+        "namespace",
+        "priority",
+        source="conflations",
+    ),
+    _counter("rt_keyless_total", "Publications without the tag of `conflate_key`.", "namespace", source="keyless"),
+    _counter(
+        "rt_batches_total", "Turns that waited for the interval of `batch`.", "namespace", "priority", source="batches"
+    ),
+    _counter("rt_pace_steps_total", "Changes of the interval of a slow subscription.", "direction", source="paces"),
     _counter("rt_repairs_total", "Gaps of a channel on a worker, by how they ended.", "outcome", source="repairs"),
     _counter("rt_store_published_total", "Publishes that the store accepted.", source="published"),
     _counter("rt_store_duplicates_total", "Publishes with a key that was seen before.", source="duplicates"),

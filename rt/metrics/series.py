@@ -52,7 +52,8 @@ class Series:
         self._sources[name] = [lambda: {(): read()}]
 
     def follow(self, counters: object) -> None:
-        """Take every counter whose source is an attribute of ``counters``: an int, or a dict of ints by label.
+        """Take every counter whose source is an attribute of ``counters``: an int, or a dict of ints by label (or by a
+        tuple of labels).
 
         Several objects may have the same attribute, and are summed. Raises ``AttributeError`` if there is none to take.
         """
@@ -102,8 +103,12 @@ class Series:
 
 def _attribute(counters: object, name: str) -> Read:
     if isinstance(getattr(counters, name), dict):
-        return lambda: {(label,): value for label, value in getattr(counters, name).items()}
+        return lambda: {_labels(label): value for label, value in getattr(counters, name).items()}
     return lambda: {(): getattr(counters, name)}
+
+
+def _labels(label: str | Labels) -> Labels:
+    return label if isinstance(label, tuple) else (label,)
 
 
 def _summed(sources: Sequence[Read]) -> Values:

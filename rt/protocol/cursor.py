@@ -58,7 +58,7 @@ def mark(name: str) -> str:
 
 def entry(position: Position | None) -> str:
     """The part of a cursor that is one position. Raises CursorError where no cursor can hold it."""
-    if position is None or position == ("", 0):
+    if position is None or not position.epoch:
         return _NO_HISTORY
     epoch, offset = position
     if _EPOCH.fullmatch(epoch) is None or not 0 <= offset <= MAX_OFFSET:

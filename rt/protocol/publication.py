@@ -8,8 +8,8 @@ from typing import Literal, NamedTuple
 class Position(NamedTuple):
     """A place in a channel's stream: everything up to and including ``offset`` has been seen.
 
-    Offsets run 1, 2, 3, ... within an epoch; another epoch is another stream. A channel without history has the
-    position ``("", 0)`` for ever.
+    Offsets run 1, 2, 3, ... within an epoch; another epoch is another stream. The epoch of a channel without history is
+    empty, and its offset a number of this worker's own, if it counts at all.
     """
 
     epoch: str
@@ -42,7 +42,7 @@ class Publication:
 
 
 NOWHERE = Position("", 0)
-"""The position of a channel without history, for ever."""
+"""The position of a channel without history that nobody counts."""
 
 
 class Page(NamedTuple):

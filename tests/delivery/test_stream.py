@@ -15,7 +15,7 @@ import pytest
 
 from rt.config import Channel as ChannelSettings
 from rt.config import Namespace
-from rt.delivery import feed
+from rt.delivery import flush
 from rt.delivery.admission import Admission, Following, Request, admit
 from rt.delivery.hub import Hub
 from rt.delivery.plain import PlainConnection
@@ -155,7 +155,7 @@ def test_channels_without_history_lose_nothing_when_lists_change(seed: int) -> N
                 assert set(reader.since) == set(reader.connection.following)
                 assert all(due in (-1, published[name]) for name, due in reader.since.items())
 
-    with patch.multiple(feed, CHUNK=1, SLICE=-1.0) if seed % 2 else nullcontext():
+    with patch.multiple(flush, CHUNK=1, SLICE=-1.0) if seed % 2 else nullcontext():
         walk(test, history_size=0, slow="disconnect")
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from rt.config import Channel as ChannelSettings
 from rt.config import Config, Delivery, Namespace, Pacing
-from rt.delivery import feed
+from rt.delivery import flush
 from rt.delivery.admission import Request, admit
 from rt.delivery.connection import Connection
 from rt.delivery.hub import Hub
@@ -116,6 +116,9 @@ class FakeStore:
 
     def unsubscribe(self, channel: str) -> None:
         pass
+
+    def draw(self, rule: str, subject: str, **how: Any) -> asyncio.Future[Any]:
+        raise AssertionError("no limit is shared here")
 
 
 class FakeSink:
@@ -404,7 +407,7 @@ def make_hub(config: Config, store: FakeStore) -> Hub:
 
 async def schedule(seed: int) -> None:
     """One walk; with an odd seed every flush goes out in slices, one member at a time."""
-    with patch.multiple(feed, CHUNK=1, SLICE=-1.0) if seed % 2 else nullcontext():
+    with patch.multiple(flush, CHUNK=1, SLICE=-1.0) if seed % 2 else nullcontext():
         await walk(random.Random(seed))
 
 

@@ -1,0 +1,223 @@
+"""Falling behind, and coming back: a page at a time, whenever nothing waits, by priority and at its pace.
+
+Why a subscription falls behind and what it is owed then is in :mod:`rt.delivery.policy`; here is how it gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rt.delivery.catchup import TRIES, Absent, Leg, reach, read
+from rt.delivery.pacing import Pace
+from rt.delivery.policy import share
+from rt.delivery.subscription import State
+from rt.errors import StoreError
+from rt.protocol.bridge import cut
+from rt.protocol.publication import Position
+from rt.protocol.wires import Item
+
+if TYPE_CHECKING:
+    from rt.delivery.connection import Connection
+    from rt.delivery.feed import Feed
+    from rt.delivery.subscription import Subscription
+
+
+def fell_behind(subscription: Subscription, *, paced: bool) -> None:
+    """Note it, and when it may come back: at once the first time, then later each time.
+
+    Not ``paced``: it is not to blame. Where the newest is what counts, what blocks it is measured instead of counted.
+    """
+    hub, feed = subscription.feed.hub, subscription.feed
+    now, pacing = hub.now(), hub.delivery.pacing
+    hub.tally.slow["behind"] += 1
+    hub.tally.fell(feed.channels[feed.manner.order[0]].namespace)
+    if feed.manner.paced:
+        hub.paces[subscription] = Pace(now)
+    else:
+        if now - subscription.fell_at > pacing.max:
+            subscription.falls = 0
+        subscription.fell_at = now
+        subscription.falls += paced
+        if paced and subscription.falls > 1:
+            wait = min(pacing.first * pacing.factor ** (subscription.falls - 2), pacing.max)
+            subscription.resume_at = now + wait
+    if subscription.outbox.queue is None:
+        hub.loop.call_soon(catch_up, subscription)
+
+
+def outranked(subscription: Subscription) -> bool:
+    """Whether a subscription of higher priority is behind on the same connection: then nothing is queued for it."""
+    if not subscription.feed.hub.ranked:
+        return False
+    rank = subscription.feed.manner.rank
+    others = subscription.outbox.owner.subscriptions.values()
+    return any(other.state is State.BEHIND and other.feed.manner.rank > rank for other in others)
+
+
+def resume(owner: Connection) -> None:
+    """Nothing waits for the connection: those behind are served, by priority, until something does."""
+    behind = [one for one in owner.subscriptions.values() if one.state is State.BEHIND]
+    ranked = owner.hub.ranked
+    if ranked:
+        behind.sort(key=lambda one: -one.feed.manner.rank)
+    for subscription in behind:
+        _forward(subscription)
+        if owner.outbox.queue is not None or (ranked and subscription.fetching):
+            return
+
+
+def catch_up(subscription: Subscription) -> None:
+    """Bring one that is behind a page further, or to live, when it is its turn; a no-op while its outbox, its pace or a
+    read says wait."""
+    if subscription.feed.hub.ranked:
+        resume(subscription.outbox.owner)
+    else:
+        _forward(subscription)
+
+
+def _forward(subscription: Subscription) -> None:
+    ready = subscription.state is State.BEHIND and not subscription.fetching and subscription.outbox.queue is None
+    if not ready or subscription.outbox.owner.closed or _waits(subscription):
+        return
+    legs = reach(subscription.feed, subscription.positions, {}, None)
+    if isinstance(legs, Absent):
+        subscription.fetching = True
+        subscription.feed.hub.spawn(_fetch(subscription, subscription.positions, legs))
+    else:
+        _give(subscription, legs)
+
+
+def _waits(subscription: Subscription) -> bool:
+    """Whether it is too early; then it is looked at again when it is time."""
+    hub = subscription.feed.hub
+    pace = hub.paces.get(subscription)
+    if pace is None:
+        due = subscription.resume_at
+    else:
+        step = pace.judge(hub.now(), hub.delivery.pacing)
+        if step is not None:
+            hub.tally.paces[step] += 1
+        due = pace.due
+    if hub.now() >= due:
+        return False
+    if pace is None:
+        hub.wheel.at(due, lambda now: catch_up(subscription))
+    elif not pace.waits:
+        pace.waits = True
+        hub.wheel.at(due, lambda now: _waited(subscription, pace))
+    return True
+
+
+def _waited(subscription: Subscription, pace: Pace) -> None:
+    pace.waits = False
+    catch_up(subscription)
+
+
+async def _fetch(subscription: Subscription, positions: list[Position], legs: list[Leg] | Absent) -> None:
+    """Read pages until they reach; what was read for a position that is no longer held is thrown away."""
+    feed = subscription.feed
+    try:
+        for _ in range(TRIES):
+            assert isinstance(legs, Absent)
+            pages = await read(feed, legs)
+            if subscription.state is not State.BEHIND or subscription.positions is not positions:
+                return
+            legs = reach(feed, positions, pages, None)
+            if not isinstance(legs, Absent):
+                subscription.fetching = False
+                _give(subscription, legs)
+                return
+    except StoreError:
+        pass  # it stays behind, which is the truth; the next step tries again
+    finally:
+        subscription.fetching = False
+        if feed.hub.ranked:
+            feed.hub.loop.call_soon(resume, subscription.outbox.owner)  # those below waited for it
+    if subscription.state is State.BEHIND:
+        _put_off(subscription)
+
+
+def _put_off(subscription: Subscription) -> None:
+    """Its catch-up did not get through: try again at the next step."""
+    hub = subscription.feed.hub
+    subscription.falls += 1
+    pacing = hub.delivery.pacing
+    wait = min(pacing.first * pacing.factor ** min(subscription.falls, 64), pacing.max)
+    subscription.resume_at = hub.now() + wait
+    hub.wheel.at(subscription.resume_at, lambda now: catch_up(subscription))
+
+
+def _give(subscription: Subscription, legs: list[Leg]) -> None:
+    """Write a page of what was found, and go on when it is out; at the base be live, unless its pace says wait."""
+    feed, outbox = subscription.feed, subscription.outbox
+    if any(leg.gap for leg in legs) and not subscription.members.wire.tells and subscription.positioned:
+        outbox.owner.lost(subscription)
+        return
+    before = subscription.positions
+    delivery, rank = feed.hub.delivery, feed.manner.rank
+    items, after = _page(feed, legs, before, min(share(delivery, rank).size, delivery.low_watermark))
+    if not _account(subscription, legs, before, after):
+        outbox.owner.slow("queue")
+        return
+    subscription.positions = after
+    pace = feed.hub.paces.get(subscription)
+    if pace is not None:
+        pace.flush(feed.hub.now())
+    if items:
+        frames = subscription.members.wire.encode(feed.names, items, before)
+        outbox.write(frames)
+        if subscription.state is not State.BEHIND:
+            return
+        feed.hub.tally.caught_up += len(items)
+    if (after == feed.base or not items) and (pace is None or not pace.step):
+        _arrive(subscription, after)
+    elif outbox.queue is None:
+        feed.hub.loop.call_soon(catch_up, subscription)
+
+
+def _arrive(subscription: Subscription, positions: list[Position]) -> None:
+    hub = subscription.feed.hub
+    subscription.feed.settle(subscription, positions)
+    if subscription.state is State.LIVE:
+        hub.tally.catch_ups += bool(subscription.falls) or subscription in hub.paces
+        hub.paces.pop(subscription, None)
+
+
+def _page(feed: Feed, legs: list[Leg], before: Sequence[Position], room: int) -> tuple[list[Item], list[Position]]:
+    """As much of the legs as fits into ``room`` bytes, by priority, and where one stands after it.
+
+    What is spared is given whole or not at all: it is bounded as it is, and not without a hole.
+    """
+    items: list[Item] = []
+    after = list(before)
+    for place in feed.manner.order:
+        leg = legs[place]
+        full = room <= 0 and bool(items)
+        if feed.channels[place].stored:
+            given = () if full else cut(leg.publications, room)
+            behind = len(leg.publications) - len(given)
+            after[place] = leg.position._replace(offset=leg.position.offset - behind)
+        elif full and leg.publications:
+            continue
+        else:
+            given = leg.publications
+            after[place] = leg.position
+        items += leg._replace(publications=given).items(place)
+        room -= sum(len(publication.body) for publication in given)
+    return items, after
+
+
+def _account(
+    subscription: Subscription, legs: list[Leg], before: Sequence[Position], after: Sequence[Position]
+) -> bool:
+    """Count what the policies left out of the legs that were gone. False: that may not be."""
+    tally = subscription.feed.hub.tally
+    for channel, leg, start, end in zip(subscription.feed.channels, legs, before, after, strict=True):
+        if start == end or not (leg.dropped or leg.conflated):
+            continue
+        if leg.dropped and channel.spare is not None and channel.spare.fatal:
+            return False
+        tally.left_out(channel.namespace, channel.spare.reason if channel.spare else "reload", leg.dropped)
+        tally.conflated(channel.namespace, leg.conflated)
+    return True
