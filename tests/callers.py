@@ -13,7 +13,9 @@ from tornado.httputil import HTTPHeaders
 from rt import errors
 from rt.broker import Broker, Published, PublishOptions, Stats
 from rt.config import Channel, Config, HttpApi, Namespace
+from rt.delivery.limits import Limits
 from rt.metrics import Metrics
+from rt.protocol.address import Proxies
 from rt.protocol.publication import Page, Position, Publication
 from rt.web.api import Api
 from rt.web.request import Request
@@ -42,6 +44,8 @@ class FakeRequest:
         self.headers = HTTPHeaders()
         for name, value in headers:
             self.headers.add(name, value)
+        self.remote_ip = "192.0.2.1"
+        self.fields: Sequence[tuple[str, str]] = ()
         self.answers: list[tuple[int, bytes]] = []
         self.sent: dict[str, str] = {}
 
@@ -49,6 +53,10 @@ class FakeRequest:
     def query(self) -> dict[str, list[str]]:
         """As of the real one: ValueError when it is not UTF-8."""
         return parse_qs(self.raw_query, keep_blank_values=True, errors="strict")
+
+    def address(self, proxies: Proxies) -> str:
+        """As of the real one."""
+        return proxies.client(self.remote_ip, self.headers.get(proxies.header))
 
     def api_key(self) -> bytes | None:
         """As of the real one."""
@@ -165,6 +173,13 @@ class FakeBroker:
         return cast("list[bytes]", await self._later(self.nodes))
 
 
+def make_api(config: Config, broker: object, metrics: Metrics) -> Api:
+    """The API of a worker on this store, with the limits of the config; to be made in a running loop."""
+    own, loop = metrics.of("default"), asyncio.get_running_loop()
+    limits = Limits(config.limits, store=cast(Broker, broker), metrics=own, loop=loop, tenant="default")
+    return Api(config, cast(Broker, broker), own, limits)
+
+
 class Caller:
     """Calls the API of one store, as a backend would."""
 
@@ -189,7 +204,7 @@ class Caller:
         request = FakeRequest(options.pop("path", f"/api/{name}"), body, headers=headers, **options)
 
         async def run() -> None:
-            api = Api(self.config, cast(Broker, self.broker), self.metrics.of("default"))
+            api = make_api(self.config, self.broker, self.metrics)
             api.door(cast("Request", request))
             for _ in range(5000):
                 if request.answers:

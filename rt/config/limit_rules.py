@@ -98,8 +98,8 @@ def sharing_makes_sense(draft: Draft) -> Iterator[Finding]:
 
 
 def connections_add_up(draft: Draft) -> Iterator[Finding]:
-    """`limits.connections.per_user` and `per_ip` are not above `total` and `per_worker`; `kick` stands beside a
-    `per_user`."""
+    """`limits.connections.per_user` and `per_ip` are not above `total` and `per_worker`; `kick: oldest` stands
+    beside a `per_user`."""
     path, limits = "limits.connections", draft.config.limits.connections
     least = min(limits.total or limits.per_worker, limits.per_worker)
     if limits.per_ip > least:
@@ -108,8 +108,8 @@ def connections_add_up(draft: Draft) -> Iterator[Finding]:
     if limits.total and limits.per_user > limits.total:
         found = f"{limits.per_user}, which is never reached"
         yield Finding(f"{path}.per_user", found, f"at most total ({limits.total})", (f"{path}.total",))
-    if f"{path}.kick" in draft.places and not limits.per_user:
-        yield Finding(f"{path}.kick", "no per_user beside it", "a per_user above zero", (f"{path}.per_user",))
+    if limits.kick == "oldest" and not limits.per_user:
+        yield Finding(f"{path}.kick", "oldest without per_user", "a per_user above zero", (f"{path}.per_user",))
 
 
 RULES: tuple[Rule, ...] = (

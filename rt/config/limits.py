@@ -19,9 +19,9 @@ class RateLimit(Section, frozen=True, kw_only=True):
     per: Annotated[str, Key("Who has a bucket of its own.", Choice(*SCOPES), required=True)] = ""
     rate: Annotated[Rate, Key("How fast the bucket fills.", Frequency(), required=True)] = Rate(0.0, 1.0)
     burst: Annotated[
-        int,
+        int | None,
         Key("How much the bucket holds: what may be done at once after a rest.", Amount(), default="as much as rate"),
-    ] = 0
+    ] = None
     namespace: Annotated[
         str,
         Key('Only for channels of this namespace; "" is all.', Text('a namespace, or ""', r"(?:[-a-zA-Z0-9_]{2,64})?")),

@@ -48,7 +48,7 @@ class Frequency(Kind):
 
 
 class Amount(Kind):
-    """How much at once: a whole number or a size; 0 is for what the manual says."""
+    """How much at once: a whole number or a size."""
 
     words = "a whole number or a size, such as 60 or 256KiB"
 

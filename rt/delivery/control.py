@@ -11,8 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rt import errors
+from rt.delivery import inspection
 from rt.protocol import control, pattern
-from rt.protocol.control import DisconnectUser, ListChannels, RefreshUser, SubscribeUser, Target, UnsubscribeUser
+from rt.protocol.control import (
+    DisconnectUser,
+    ListChannels,
+    RefreshUser,
+    ShowConnection,
+    ShowLimits,
+    SubscribeUser,
+    Target,
+    UnsubscribeUser,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +61,10 @@ def _obey(hub: Hub, message: control.Message | None) -> bytes | asyncio.Future[b
             _refresh(hub, message)
         case ListChannels():
             return _channels(hub, message)
+        case ShowLimits():
+            return inspection.limits(hub)
+        case ShowConnection():
+            return inspection.connection(hub, message.client)
     return NOTHING
 
 

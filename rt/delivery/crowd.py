@@ -77,6 +77,11 @@ class Crowd:
 
     # Of an address
 
+    @property
+    def addresses(self) -> int:
+        """Different addresses that somebody is connected from here."""
+        return len(self._addresses)
+
     def of(self, address: str) -> int:
         """Connections from an address here."""
         return self._addresses.get(subject(address, self._prefix), 0)

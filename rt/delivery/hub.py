@@ -110,7 +110,7 @@ class Hub:
         self._latencies: dict[tuple[str, str], Latency] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._checking: asyncio.Task[None] | None = None
-        self.limits = Limits(config.limits, draw=broker.draw, metrics=metrics, loop=self.loop, tenant=tenant)
+        self.limits = Limits(config.limits, store=broker, metrics=metrics, loop=self.loop, tenant=tenant)
         self._configure(config)
         self.crowd = Crowd(self)
 

@@ -45,11 +45,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from math import floor
 from typing import TYPE_CHECKING
 
 from rt.config import RateLimit
 from rt.delivery.buckets import Buckets
-from rt.delivery.quota import Draw, Outage, Quota
+from rt.delivery.quota import Outage, Quota, Store
 from rt.delivery.rules import Asker, Rule, Scopes, TooMany
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Limits:
         self,
         settings: config.Limits,
         *,
-        draw: Draw,
+        store: Store,
         metrics: TenantMetrics,
         loop: asyncio.AbstractEventLoop,
         tenant: str,
@@ -92,7 +93,7 @@ class Limits:
         self.loop = loop
         self.now: Callable[[], float] = loop.time
         self.outage = Outage(self.now, tenant)
-        self._draw = draw
+        self._store = store
         self._metrics = metrics
         self._rules: dict[Key, Rule] = {}
         self._gone = 0  # forgotten subjects of rules that are no more
@@ -122,7 +123,7 @@ class Limits:
     def _made(self, rate: RateLimit) -> Rule:
         if rate.shared:
             name = f"{rate.on}:{rate.per}:{rate.namespace}"
-            return Rule(rate, None, Quota(rate, name, self._draw, self.outage, self.loop, self.most))
+            return Rule(rate, None, Quota(rate, name, self._store, self.outage, self.loop, self.most))
         return Rule(rate, Buckets(rate.rate.per_second, rate.capacity, self.most), None)
 
     def _arrange(self) -> None:
@@ -153,6 +154,16 @@ class Limits:
     def forgotten(self) -> int:
         """Buckets that were forgotten because there were too many, ever."""
         return self._gone + sum(rule.forgotten for rule in self._rules.values())
+
+    def left(self, asker: Asker) -> dict[str, float]:
+        """The tokens that a connection has left, by rule, in whole numbers; of shared rules only the store knows."""
+        found: dict[str, float] = {}
+        for scopes in {*self.commands.values(), self.messages, self.bytes} - {None}:
+            assert scopes is not None
+            for rule, left in scopes.standing(asker):
+                if left is not None:
+                    found[f"{rule.on} per {rule.per}"] = floor(left)
+        return found
 
     def sweep(self, now: float) -> None:
         """Forget what is of no use any more; to be called each :data:`SWEEP` seconds."""

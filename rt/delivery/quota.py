@@ -36,12 +36,13 @@ PAUSE = 0.02
 meanwhile."""
 
 
-class Draw(Protocol):
-    """See :meth:`rt.broker.Broker.draw`."""
+class Store(Protocol):
+    """Where the buckets are."""
 
-    def __call__(
+    def draw(
         self, rule: str, subject: str, *, rate: float, capacity: float, count: int, debt: bool = False
-    ) -> asyncio.Future[Drawn]: ...
+    ) -> asyncio.Future[Drawn]:
+        """See :meth:`rt.broker.Broker.draw`."""
 
 
 class Outage:
@@ -102,14 +103,14 @@ class Quota:
     """The shared buckets of one rule; ``name`` is its name in the store. At most ``most`` subjects are remembered; one
     that is forgotten costs a question."""
 
-    __slots__ = ("_accounts", "_alone", "_draw", "_loop", "_name", "_now", "_outage", "_rule", "most")
+    __slots__ = ("_accounts", "_alone", "_loop", "_name", "_now", "_outage", "_rule", "_store", "most")
 
     def __init__(
-        self, rule: RateLimit, name: str, draw: Draw, outage: Outage, loop: asyncio.AbstractEventLoop, most: int
+        self, rule: RateLimit, name: str, store: Store, outage: Outage, loop: asyncio.AbstractEventLoop, most: int
     ) -> None:
         self._rule = rule
         self._name = name
-        self._draw = draw
+        self._store = store
         self._outage = outage
         self._loop = loop
         self._now = loop.time
@@ -161,7 +162,7 @@ class Quota:
             self._alone.draw(subject, self._now(), count)
             return
         rule = self._rule
-        drawn = self._draw(
+        drawn = self._store.draw(
             self._name, subject, rate=rule.rate.per_second, capacity=rule.capacity, count=count, debt=True
         )
         drawn.add_done_callback(self._charged)
@@ -194,7 +195,7 @@ class Quota:
         rule, wanted = self._rule, sum(count for count, _ in asked)
         if not self._outage.lasts:
             self._outage.quota_asked += 1
-        drawn = self._draw(self._name, subject, rate=rule.rate.per_second, capacity=rule.capacity, count=wanted)
+        drawn = self._store.draw(self._name, subject, rate=rule.rate.per_second, capacity=rule.capacity, count=wanted)
         drawn.add_done_callback(partial(self._answered, subject, account, asked))
 
     def _answered(

@@ -1,4 +1,4 @@
-"""What workers say to one another: commands about the connections of a user, and a question to all.
+"""What workers say to one another: commands about the connections of a user, and questions to all.
 
 A message is one JSON object with its ``kind`` and the version ``v`` of the format. Unknown fields are ignored and
 unknown kinds or versions are nobody's, so that workers of two releases can run side by side.
@@ -73,7 +73,18 @@ class ListChannels(_Message, frozen=True, gc=False, tag="channels"):
     pattern: str = ""
 
 
-Message = SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels
+class ShowLimits(_Message, frozen=True, gc=False, tag="limits"):
+    """The question how the rate limits stand; answered by :class:`rt.protocol.inspection.LimitsState`."""
+
+
+class ShowConnection(_Message, frozen=True, gc=False, tag="connection"):
+    """The question how the connection with the id ``client`` stands; answered by who has it, with a
+    :class:`rt.protocol.inspection.ConnectionState`."""
+
+    client: str
+
+
+Message = SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels | ShowLimits | ShowConnection
 
 
 class _SubscribeUser(Target, frozen=True, gc=False, tag="subscribe"):
@@ -84,7 +95,7 @@ class _SubscribeUser(Target, frozen=True, gc=False, tag="subscribe"):
     since: Position | None = None
 
 
-_Wired = _SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels
+_Wired = _SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels | ShowLimits | ShowConnection
 
 _encode = msgspec.json.Encoder().encode
 _message = msgspec.json.Decoder(_Wired).decode

@@ -17,6 +17,7 @@ from rt.web import envelope
 from rt.web.answers import WRONG_SHAPE, Done, Method, answer, attempt, entry
 from rt.web.audiences import Audiences
 from rt.web.batch import Batch, Command
+from rt.web.inspection import Inspection
 from rt.web.publications import Publications
 from rt.web.users import Users
 
@@ -67,6 +68,7 @@ class Methods:
         self._publications = publications = Publications(broker, namespaces)
         self._audiences = audiences = Audiences(broker, namespaces)
         self._users = users = Users(broker, namespaces, config.client.session_ttl)
+        looks = Inspection(broker)
         self.by_name: dict[str, Method] = {
             "publish": publications.publish,
             "broadcast": publications.broadcast,
@@ -79,6 +81,8 @@ class Methods:
             "unsubscribe": users.unsubscribe,
             "disconnect": users.disconnect,
             "refresh": users.refresh,
+            "limits": looks.limits,
+            "connection": looks.connection,
             "info": self.info,
             "rpc": self.rpc,
             "batch": self.batch,

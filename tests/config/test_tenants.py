@@ -110,6 +110,9 @@ def another(kind: Kind | ListOf, default: object) -> str:
         "cache",
         "transport",
         "json",
+        "oldest",
+        "56",
+        "2000",
         "aa",
     ):
         try:

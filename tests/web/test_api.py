@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from rt.broker import Broker
 from rt.config import Channel, Config, HttpApi, Namespace
-from rt.web.api import Api
-from tests.callers import CONFIG, DOWN, Caller, FakeRequest, with_api
+from tests.callers import CONFIG, DOWN, Caller, FakeRequest, make_api, with_api
 
 if TYPE_CHECKING:
     from rt.web.request import Request
@@ -185,7 +183,7 @@ def test_a_new_config_holds_from_the_next_request_on(caller: Caller) -> None:
     """Key, mode and namespaces are exchanged in place."""
 
     async def run() -> list[FakeRequest]:
-        api = Api(CONFIG, cast(Broker, caller.broker), caller.metrics.of("default"))
+        api = make_api(CONFIG, caller.broker, caller.metrics)
         api.reload(Config(http_api=HttpApi(key="new"), channel=Channel(namespaces=(Namespace(name="no"),))))
         requests = [
             FakeRequest("/api/publish", b'{"channel":"no:a","data":1}', headers=[("X-API-Key", key)])
@@ -205,7 +203,7 @@ def test_stopping_answers_who_still_waits(caller: Caller) -> None:
     """A call that asks all workers is ended with error 100, and no task is left behind."""
 
     async def run() -> FakeRequest:
-        api = Api(CONFIG, cast(Broker, caller.broker), caller.metrics.of("default"))
+        api = make_api(CONFIG, caller.broker, caller.metrics)
         request = FakeRequest("/api/info", b"{}", headers=[("X-API-Key", "k\xc3\xa9y")])
         api.door(cast("Request", request))
         await api.stop()

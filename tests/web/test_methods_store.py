@@ -17,7 +17,7 @@ from rt.protocol.options import Terms
 from rt.protocol.publication import Publication
 from rt.protocol.replies import client_info
 from rt.web.api import Api
-from tests.callers import CONFIG, FakeRequest
+from tests.callers import CONFIG, FakeRequest, make_api
 from tests.stores import Store
 from tests.waiting import eventually
 
@@ -67,7 +67,7 @@ class Backend:
 async def backend(store: Store, *, timeout: float = 1.0, name: str = "w") -> AsyncIterator[Backend]:
     """A worker's broker and API on the store, connected."""
     broker = Broker(StoreSettings(url=store.url, timeout=timeout, probe_interval=0.2), worker=name)
-    api = Api(CONFIG, broker, Metrics().of("default"))
+    api = make_api(CONFIG, broker, Metrics())
     caller = Backend(broker, api)
     await broker.start(
         on_publication=lambda channel, publication: caller.heard.append((channel, publication)),

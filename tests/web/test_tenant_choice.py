@@ -52,7 +52,7 @@ class FakeEntrance:
         if self.turned is not None:
             raise self.turned
 
-    def check_turn(self) -> None:
+    def check_turn(self, request: Request) -> None:
         """It is its turn."""
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rt.config import Connections, Limits
+from rt.delivery.buckets import Bucket
+from rt.delivery.gate import Gate
 from rt.delivery.hub import Hub
-from rt.delivery.limits import Bucket, Gate
 from tests.delivery.hubs import MemoryStore, config, finish, make_hub, run
 
 steps = st.lists(st.sampled_from([0.0, 0.01, 0.125, 0.5, 1.0, 30.0]), max_size=80)
@@ -117,7 +118,7 @@ def test_a_worker_that_leaves_lets_all_go() -> None:
         hub.leaving = True
         gate.let_go()
         await asyncio.gather(*(turn for turn in waiting if isinstance(turn, asyncio.Future)))
-        assert gate.waiting == 0 and gate.refusal() == "leaving"
+        assert gate.waiting == 0 and gate.refusal("") == "leaving"
         await finish(hub)
 
     run(test)
