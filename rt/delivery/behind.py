@@ -218,6 +218,6 @@ def _account(
             continue
         if leg.dropped and channel.spare is not None and channel.spare.fatal:
             return False
-        tally.left_out(channel.namespace, channel.spare.reason if channel.spare else "reload", leg.dropped)
+        tally.left_out(channel.namespace, "reload" if channel.spare is None else channel.spare.reason, leg.dropped)
         tally.conflated(channel.namespace, leg.conflated)
     return True
