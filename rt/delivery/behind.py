@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rt.delivery.catchup import TRIES, Absent, Leg, reach, read
 from rt.delivery.pacing import Pace
+from rt.delivery.pacing import wait as interval
 from rt.delivery.policy import share
 from rt.delivery.subscription import State
 from rt.errors import StoreError
@@ -32,18 +33,22 @@ def fell_behind(subscription: Subscription, *, paced: bool) -> None:
     now, pacing = hub.now(), hub.delivery.pacing
     hub.tally.slow["behind"] += 1
     hub.tally.fell(feed.channels[feed.manner.order[0]].namespace)
+    if now - subscription.fell_at > pacing.max:
+        subscription.falls = 0
+    subscription.fell_at = now
+    subscription.falls += paced
     if feed.manner.paced:
         hub.paces[subscription] = Pace(now)
-    else:
-        if now - subscription.fell_at > pacing.max:
-            subscription.falls = 0
-        subscription.fell_at = now
-        subscription.falls += paced
-        if paced and subscription.falls > 1:
-            wait = min(pacing.first * pacing.factor ** (subscription.falls - 2), pacing.max)
-            subscription.resume_at = now + wait
+    elif paced and subscription.falls > 1:
+        subscription.resume_at = now + interval(pacing, subscription.falls - 1)
     if subscription.outbox.queue is None:
         hub.loop.call_soon(catch_up, subscription)
+
+
+def paced_until(subscription: Subscription) -> float:
+    """Loop time before which one that is behind is given nothing."""
+    pace = subscription.feed.hub.paces.get(subscription)
+    return subscription.resume_at if pace is None else pace.due
 
 
 def outranked(subscription: Subscription) -> bool:
@@ -62,8 +67,8 @@ def resume(owner: Connection) -> None:
     if ranked:
         behind.sort(key=lambda one: -one.feed.manner.rank)
     for subscription in behind:
-        _forward(subscription)
-        if owner.outbox.queue is not None or (ranked and subscription.fetching):
+        goes_on = _forward(subscription)
+        if owner.outbox.queue is not None or (ranked and goes_on):
             return
 
 
@@ -76,16 +81,19 @@ def catch_up(subscription: Subscription) -> None:
         _forward(subscription)
 
 
-def _forward(subscription: Subscription) -> None:
-    ready = subscription.state is State.BEHIND and not subscription.fetching and subscription.outbox.queue is None
+def _forward(subscription: Subscription) -> bool:
+    """Whether it is on its way, and goes on by itself: those of lower priority wait for that."""
+    if subscription.fetching:
+        return True
+    ready = subscription.state is State.BEHIND and subscription.outbox.queue is None
     if not ready or subscription.outbox.owner.closed or _waits(subscription):
-        return
+        return False
     legs = reach(subscription.feed, subscription.positions, {}, None)
     if isinstance(legs, Absent):
         subscription.fetching = True
         subscription.feed.hub.spawn(_fetch(subscription, subscription.positions, legs))
-    else:
-        _give(subscription, legs)
+        return True
+    return _give(subscription, legs)
 
 
 def _waits(subscription: Subscription) -> bool:
@@ -142,24 +150,23 @@ def _put_off(subscription: Subscription) -> None:
     """Its catch-up did not get through: try again at the next step."""
     hub = subscription.feed.hub
     subscription.falls += 1
-    pacing = hub.delivery.pacing
-    wait = min(pacing.first * pacing.factor ** min(subscription.falls, 64), pacing.max)
-    subscription.resume_at = hub.now() + wait
+    subscription.resume_at = hub.now() + interval(hub.delivery.pacing, subscription.falls + 1)
     hub.wheel.at(subscription.resume_at, lambda now: catch_up(subscription))
 
 
-def _give(subscription: Subscription, legs: list[Leg]) -> None:
-    """Write a page of what was found, and go on when it is out; at the base be live, unless its pace says wait."""
+def _give(subscription: Subscription, legs: list[Leg]) -> bool:
+    """Write a page of what was found, and go on when it is out; at the base be live, unless its pace says wait. Whether
+    it goes on in the next step of the loop."""
     feed, outbox = subscription.feed, subscription.outbox
     if any(leg.gap for leg in legs) and not subscription.members.wire.tells and subscription.positioned:
         outbox.owner.lost(subscription)
-        return
+        return False
     before = subscription.positions
     delivery, rank = feed.hub.delivery, feed.manner.rank
     items, after = _page(feed, legs, before, min(share(delivery, rank).size, delivery.low_watermark))
     if not _account(subscription, legs, before, after):
         outbox.owner.slow("queue")
-        return
+        return False
     subscription.positions = after
     pace = feed.hub.paces.get(subscription)
     if pace is not None:
@@ -168,19 +175,22 @@ def _give(subscription: Subscription, legs: list[Leg]) -> None:
         frames = subscription.members.wire.encode(feed.names, items, before)
         outbox.write(frames)
         if subscription.state is not State.BEHIND:
-            return
+            return False
         feed.hub.tally.caught_up += len(items)
     if (after == feed.base or not items) and (pace is None or not pace.step):
         _arrive(subscription, after)
-    elif outbox.queue is None:
+        return False
+    if outbox.queue is None:
         feed.hub.loop.call_soon(catch_up, subscription)
+        return True
+    return False
 
 
 def _arrive(subscription: Subscription, positions: list[Position]) -> None:
     hub = subscription.feed.hub
     subscription.feed.settle(subscription, positions)
     if subscription.state is State.LIVE:
-        hub.tally.catch_ups += bool(subscription.falls) or subscription in hub.paces
+        hub.tally.catch_ups += bool(subscription.falls)
         hub.paces.pop(subscription, None)
 
 

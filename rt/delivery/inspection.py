@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rt.delivery.behind import paced_until
 from rt.delivery.subscription import State
 from rt.protocol.inspection import ConnectionState, LimitsState, RuleState, SubscriptionState, encode
 
@@ -70,6 +71,6 @@ def _subscription(hub: Hub, found: Subscription) -> SubscriptionState:
         channels=list(found.feed.key),
         state=_STATES[found.state],
         behind_for=round(now - found.fell_at, 3) if behind else 0.0,
-        paced_for=round(max(found.resume_at - now, 0.0), 3) if behind else 0.0,
+        paced_for=round(max(paced_until(found) - now, 0.0), 3) if behind else 0.0,
         falls=found.falls,
     )

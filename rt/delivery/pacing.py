@@ -46,7 +46,7 @@ class Pace:
         before, took = self.step, now - self._began
         if took > max(wait(pacing, self.step), pacing.first):
             self._calm = 0
-            self.step += wait(pacing, self.step) < pacing.max
+            self.step += wait(pacing, self.step + 1) > wait(pacing, self.step)
         elif self.step > 1:
             self.step -= took <= wait(pacing, self.step - 1)
         elif self.step:

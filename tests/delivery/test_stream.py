@@ -68,7 +68,7 @@ async def turns(store: FakeStore) -> None:
 def opened(hub: Hub, wire: StreamWire, request: Request) -> PlainConnection:
     """A stream that is on its way."""
     admission = admit(hub, request)
-    assert admission is not None
+    assert isinstance(admission, Admission)
     connection = PlainConnection(hub, FakeSink(Calm()), wire, admission, preface=b"", refusal=b"")
     connection.begin()
     return connection
@@ -312,7 +312,7 @@ def test_where_a_list_begins(text: str, expected: list[tuple[bool, Position | No
 
     async def test(hub: Hub, store: FakeStore) -> None:
         admission = admit(hub, Request(["a", "b"], text))
-        assert admission is not None
+        assert isinstance(admission, Admission)
         assert [(one.recovering, one.since) for one in admission.following] == expected
 
     walk(test)
@@ -324,7 +324,7 @@ def test_a_connect_request_asks_and_does_not_insist() -> None:
     async def test(hub: Hub, store: FakeStore) -> None:
         asked = {"a": Subscribe(recover=True, epoch="e0", offset=2), "$b": Subscribe()}
         admission = admit(hub, Request((), connect=Connect(subs=asked)))
-        assert admission is not None and admission.named
+        assert isinstance(admission, Admission) and admission.named
         assert [(one.name, one.since) for one in admission.following] == [("a", Position("e0", 2))]
         for wrong in ("no:such", "a b", ""):
             with pytest.raises(Closing) as caught:

@@ -19,7 +19,7 @@ import pytest
 from rt.config import Channel as ChannelSettings
 from rt.config import Config, Delivery, Namespace, Pacing
 from rt.delivery import flush
-from rt.delivery.admission import Request, admit
+from rt.delivery.admission import Admission, Request, admit
 from rt.delivery.connection import Connection
 from rt.delivery.hub import Hub
 from rt.delivery.plain import PlainConnection
@@ -283,7 +283,7 @@ class StreamReader(Reader):
         self.following: set[str] = set()
         self.sink = FakeSink(self.rng)
         admission = admit(self.hub, self.request())
-        assert admission is not None
+        assert isinstance(admission, Admission)
         connection = PlainConnection(self.hub, self.sink, self.wire, admission, preface=b"", refusal=b"")
         self.connection: PlainConnection = connection
         connection.begin()
