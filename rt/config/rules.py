@@ -107,8 +107,7 @@ def history_needed(draft: Draft) -> Iterator[Finding]:
 
 
 def no_silent_hole(draft: Draft) -> Iterator[Finding]:
-    """What can be recovered has no hole: with history `slow` leaves nothing out. (With `force_recovery_mode: cache` it
-    may be `conflate` by channel: only the newest publication counts there.)"""
+    """With history `slow` leaves nothing out, but with `force_recovery_mode: cache` it may `conflate` by channel."""
     for path, namespace in draft.namespaces():
         if not namespace.history or namespace.slow not in ("drop_oldest", "drop_newest", "conflate"):
             continue
@@ -153,7 +152,7 @@ def bounds_can_be_met(draft: Draft) -> Iterator[Finding]:
     for name, value, other, most, unit in pairs:
         path = f"delivery.subscription.{name}"
         if value > most and path in draft.places:  # a default gives way
-            found, allowed = f"{value:g}{unit}", f"at most delivery.{other} ({most:g}{unit})"
+            found, allowed = f"{value:.10g}{unit}", f"at most delivery.{other} ({most:.10g}{unit})"
             yield Finding(path, found, allowed, (f"delivery.{other}",))
 
 

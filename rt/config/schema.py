@@ -198,7 +198,7 @@ class Delivery(Section, frozen=True, kw_only=True):
         PerSubscription,
         Key(
             "What a slow subscriber may still be given where its namespace leaves things out; a quarter of it with "
-            "`priority: low`, four times as much with `high`.",
+            "`priority: low`, four times as much with `high`, at most what may wait for a connection.",
             Group(PerSubscription),
         ),
     ] = PerSubscription()

@@ -135,10 +135,8 @@ def share(delivery: Delivery, rank: int) -> Share:
 
 
 def spared(delivery: Delivery, rank: int) -> Share:
-    """How much is kept of a channel of this rank for those who are behind."""
-    bounds = delivery.subscription
-    if rank == LOW:
-        return Share(bounds.max_bytes // 4, max(bounds.max_messages // 4, 1))
-    if rank == HIGH:
-        return Share(4 * bounds.max_bytes, 4 * bounds.max_messages)
-    return Share(bounds.max_bytes, bounds.max_messages)
+    """How much is kept of a channel of this rank for those who are behind; never more than may wait for one of them."""
+    own = delivery.subscription
+    share = {LOW: (own.max_bytes // 4, own.max_messages // 4), HIGH: (4 * own.max_bytes, 4 * own.max_messages)}
+    size, messages = share.get(rank, (own.max_bytes, own.max_messages))
+    return Share(min(size, delivery.high_watermark), max(min(messages, delivery.max_messages), 1))

@@ -63,7 +63,57 @@ BROKEN = [
     ),
     (
         "channel: {without_namespace: {history_size: 0, slow: catch_up}}",
-        f"{OFF}slow: found catch_up without history, expected disconnect, or history",
+        f"{OFF}slow: found catch_up without history, "
+        "expected disconnect, drop_oldest, drop_newest or conflate, or history",
+    ),
+    (
+        "channel: {without_namespace: {slow: drop_oldest}}",
+        f"{OFF}slow: found drop_oldest with history, "
+        "expected catch_up (the history is the queue), disconnect, or history_size: 0",
+    ),
+    (
+        "channel: {without_namespace: {slow: drop_newest, force_recovery: false}}",
+        f"{OFF}slow: found drop_newest with history, "
+        "expected catch_up (the history is the queue), disconnect, or history_size: 0",
+    ),
+    (
+        "channel: {without_namespace: {slow: conflate}}",
+        f"{OFF}slow: found conflate with history, "
+        "expected catch_up (the history is the queue), history_size: 0, or force_recovery_mode: cache beside it",
+    ),
+    (
+        "channel: {without_namespace: {slow: conflate, force_recovery_mode: cache, conflate_key: symbol}}",
+        f"{OFF}conflate_key: found a tag with history, "
+        'expected "" (the newest of the channel is what is recovered), or history_size: 0',
+    ),
+    (
+        "channel: {without_namespace: {conflate_key: symbol}}",
+        f"{OFF}conflate_key: found slow: catch_up, expected slow: conflate",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 0, slow: drop_oldest, conflate_key: symbol}}",
+        f"{OFF}conflate_key: found slow: drop_oldest, expected slow: conflate",
+    ),
+    (
+        "channel: {without_namespace: {history_size: 0, priority: low}}",
+        f"{OFF}priority: found low with slow: disconnect, expected slow: drop_oldest, drop_newest or conflate",
+    ),
+    (
+        "channel: {without_namespace: {slow: disconnect, priority: low}}",
+        f"{OFF}priority: found low with slow: disconnect, expected slow: catch_up beside it",
+    ),
+    (
+        "delivery: {subscription: {max_bytes: 2MiB}}",
+        "f:1: delivery.subscription.max_bytes: found 2097152 bytes, "
+        "expected at most delivery.high_watermark (1048576 bytes)",
+    ),
+    (
+        "delivery: {max_messages: 100, subscription: {max_messages: 101}}",
+        "f:1: delivery.subscription.max_messages: found 101, expected at most delivery.max_messages (100)",
+    ),
+    (
+        "delivery: {subscription: {max_age: 31s}}",
+        "f:1: delivery.subscription.max_age: found 31s, expected at most delivery.max_age (30s)",
     ),
     (
         "channel: {without_namespace: {allow_publish_for_anonymous: true}}",
@@ -246,6 +296,27 @@ def test_cache_may_begin_with_the_newest() -> None:
     """auto_cache_recover is good where every subscription recovers by cache."""
     text = b"channel: {without_namespace: {auto_cache_recover: true, force_recovery_mode: cache}}"
     assert parse(text, "f", {}).channel.without_namespace.auto_cache_recover
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "history_size: 0, slow: conflate, conflate_key: symbol, priority: low",
+        "history_size: 0, slow: drop_oldest, priority: high, batch: 200ms",
+        "history_size: 0, slow: drop_newest",
+        "slow: conflate, force_recovery_mode: cache",
+        "slow: catch_up, priority: low",
+        "slow: disconnect, priority: high",
+    ],
+)
+def test_policies_that_make_no_silent_hole_are_good(text: str) -> None:
+    """Whatever is left out is of no history, or not what is recovered from it."""
+    assert parse(f"channel: {{without_namespace: {{{text}}}}}".encode(), "f", {}).channel.without_namespace.slow
+
+
+def test_a_default_gives_way_to_a_smaller_bound() -> None:
+    """Only what was written can be a contradiction."""
+    assert parse(b"delivery: {max_messages: 10, max_age: 1s}", "f", {}).delivery.subscription.max_messages == 256
 
 
 def test_what_is_off_may_be_written() -> None:

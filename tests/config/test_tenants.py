@@ -111,6 +111,7 @@ def another(kind: Kind | ListOf, default: object) -> str:
         "transport",
         "json",
         "oldest",
+        "high",
         "56",
         "2000",
         "aa",

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rt.config import Namespace
 from rt.metrics import Latency, Tally
 from rt.metrics.definitions import BUCKETS
 
@@ -36,3 +37,20 @@ def test_an_unforeseen_reason_is_an_error() -> None:
     tally = Tally()
     with pytest.raises(KeyError):
         tally.drops["somebody's text"] += 1
+    with pytest.raises(KeyError):
+        tally.left_out(Namespace(), "somebody's text", 1)
+
+
+def test_what_policies_do_is_counted_by_namespace_and_priority() -> None:
+    """Nothing at all has no line of its own."""
+    tally, low = Tally(), Namespace(name="logs", priority="low")
+    tally.left_out(low, "oldest", 3)
+    tally.left_out(low, "newest", 0)
+    tally.conflated(Namespace(), 2)
+    tally.conflated(low, 0)
+    tally.fell(low)
+    tally.batched(low)
+    tally.lacked(Namespace())
+    assert (tally.sheds, tally.falls) == ({("logs", "low", "oldest"): 3}, {("logs", "low"): 1})
+    assert (tally.conflations, tally.batches) == ({("-", "normal"): 2}, {("logs", "low"): 1})
+    assert tally.keyless == {("-",): 1}
