@@ -39,8 +39,8 @@ class LimitsState(msgspec.Struct, kw_only=True, gc=False):
 
 
 class SubscriptionState(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
-    """One subscription: ``joining``, ``live`` or ``behind``; then for how long, and until when nothing is sent to
-    it (seconds from now)."""
+    """One subscription: ``joining``, ``live`` or ``behind``; then for how long (``behind_for``, seconds), and for how
+    long nothing will be sent to it (``paced_for``). ``falls`` is how often it fell behind lately."""
 
     channels: list[str]
     state: str
