@@ -208,7 +208,7 @@ class Limits:
 
     def refusal(self, rule: Rule, subject: str, wait: float, now: float) -> TooMany:
         """The refusal by a rule that has no token for ``subject``."""
-        meant = rule.quota is None or not self.outage.lasts
+        meant = not (rule.settings.shared and rule.settings.redis_down == "deny" and self.outage.lasts)
         if meant:
             self.note(rule, subject, now)
         return TooMany(rule, wait, meant=meant)

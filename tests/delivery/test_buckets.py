@@ -87,6 +87,7 @@ def test_the_map_is_bounded_and_empties() -> None:
     """F76: a million subjects, once each; the one that was left alone longest goes first, and all go in time."""
     buckets = Buckets(1.0, 2.0, 1000)
     tracemalloc.start()
+    before = 0
     for number in range(100_000):
         buckets.take("kept", 0.0)
         buckets.take(f"subject {number}", 0.0)

@@ -38,8 +38,9 @@ class Shared(MemoryStore):
         """Nothing."""
         return self._later(lambda: Page(Position("x", 0), []))
 
-    def draw(self, rule: str, subject: str, *, count: int, debt: bool = False, **_: Any) -> asyncio.Future[Any]:
+    def draw(self, rule: str, subject: str, **how: Any) -> asyncio.Future[Any]:
         """Five, and never more."""
+        count = how["count"]
         self.asked.append(f"{rule}{subject}")
         if self.down:
             failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -48,7 +49,7 @@ class Shared(MemoryStore):
 
         def do() -> Drawn:
             left = self.tokens.get(subject, 5)
-            taken = count if debt else min(count, left)
+            taken = count if how.get("debt") else min(count, left)
             self.tokens[subject] = left - taken
             return Drawn(taken, 0.0 if taken == count else 60.0)
 

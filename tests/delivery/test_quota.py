@@ -1,4 +1,4 @@
-"""Shared buckets as a worker sees them: few questions, no waiting where nothing is left, and what holds in an outage."""
+"""Shared buckets as a worker sees them: few questions, no waiting where nothing is left, what holds in an outage."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def made(shelf: Shelf, most: int = 1000, **rule: Any) -> tuple[Quota, Clock, Out
     """A quota of ten, one a second, over the shelf."""
     clock = Clock()
     outage = Outage(clock.time, "default")
-    settings = RateLimit(**{"on": "publish", "per": "user", "rate": Rate(1.0, 1.0), "burst": 10, "shared": True} | rule)
+    fields: dict[str, Any] = {"on": "publish", "per": "user", "rate": Rate(1.0, 1.0), "burst": 10, "shared": True}
+    settings = RateLimit(**(fields | rule))
     return Quota(settings, "publish:user:", shelf, outage, clock, most), clock, outage  # type: ignore[arg-type]
 
 

@@ -141,9 +141,7 @@ def test_a_long_text_is_refused_unread() -> None:
         read("x.1," * 20000, 16)
 
 
-@pytest.mark.parametrize(
-    "position", [("a b", 1), ("a,b", 1), ("a.b", 1), ("e" * 33, 1), ("x", -1), ("x", 2**53)]
-)
+@pytest.mark.parametrize("position", [("a b", 1), ("a,b", 1), ("a.b", 1), ("e" * 33, 1), ("x", -1), ("x", 2**53)])
 def test_what_could_not_be_read_back_is_not_written(position: tuple[str, int]) -> None:
     """A position that no client could send back is refused when it is written."""
     with pytest.raises(CursorError):
