@@ -247,8 +247,9 @@ class Scopes:
             future.add_done_callback(partial(answered, rule, subject))
         return taken
 
-    def wait(self, asker: Asker, count: int) -> float:
-        """Take ``count`` tokens of rules that are not shared: 0, or the seconds until they are there."""
+    def wait(self, asker: Asker, count: int, *, again: bool) -> float:
+        """Take ``count`` tokens of rules that are not shared: 0, or the seconds until they are there. ``again``: the
+        asker has been stopped already."""
         now = self._limits.now()
         drawn: list[tuple[Rule, str]] = []
         for rule, subject in self._applying(asker, ""):
@@ -256,18 +257,19 @@ class Scopes:
             wait = rule.buckets.take(subject, now, count)
             if wait > 0.0:
                 self._limits.give(drawn, count)
-                self._limits.note(rule, subject, now)
+                if not again:
+                    self._limits.note(rule, subject, now)
                 return wait
             drawn.append((rule, subject))
         return 0.0
 
     def draw(self, asker: Asker, count: int) -> float:
-        """Take ``count`` tokens that are used already: the seconds until all is paid."""
+        """Take ``count`` tokens that are used already: the seconds until all is paid. With 0 it is only looked at."""
         now, longest = self._limits.now(), 0.0
         for rule, subject in self._applying(asker, ""):
             if rule.buckets is not None:
                 wait = rule.buckets.draw(subject, now, count)
-                if wait > 0.0:
+                if wait > 0.0 and count:
                     self._limits.note(rule, subject, now)
                 longest = max(longest, wait)
             elif rule.quota is not None:

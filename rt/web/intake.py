@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LEAST = 0.001  # seconds between two looks whether there is a token
+LEAST, MOST = 0.001, 1.0  # seconds between two looks whether there is a token: a reload may have changed the limit
 
 
 class Intake(Generic[T]):
@@ -43,20 +43,24 @@ class Intake(Generic[T]):
     def take(self, items: Iterable[T], size: int) -> None:
         """``size`` bytes were read, and these are the items in them."""
         connection = self._connection
-        rules = connection.hub.limits.bytes
-        wait = 0.0 if rules is None else rules.draw(connection, size)
+        debt = self._pay(size)
         self._held.extend(items)
         # The bytes are here, and so is what is in them; it is the next ones that must wait.
-        wait = max(self._work(), wait)
+        wait = max(self._work(), debt)
         if wait > 0.0 and not connection.closed:
             self._hold(wait)
+
+    def _pay(self, size: int) -> float:
+        """So many bytes more have been read; the seconds until all are paid."""
+        rules = self._connection.hub.limits.bytes
+        return 0.0 if rules is None else rules.draw(self._connection, size)
 
     def _work(self) -> float:
         """Hand on what may be; the seconds until there is more to do."""
         connection, held = self._connection, self._held
         while held and not connection.closed:
             rules = connection.hub.limits.messages
-            wait = 0.0 if rules is None else rules.wait(connection, self._cost(held[0]))
+            wait = 0.0 if rules is None else rules.wait(connection, self._cost(held[0]), again=self.holds)
             if wait > 0.0:
                 return wait
             self._hand_on(held.popleft())
@@ -69,11 +73,13 @@ class Intake(Generic[T]):
             if connection.heartbeat is not None:
                 self._owed = True
                 connection.heartbeat.rest()
-        self._timer = connection.hub.loop.call_later(max(wait, LEAST), self._go_on)
+        elif not self._timer.cancelled():
+            self._timer.cancel()
+        self._timer = connection.hub.loop.call_later(min(max(wait, LEAST), MOST), self._go_on)
 
     def _go_on(self) -> None:
         connection = self._connection
-        wait = self._work()
+        wait = max(self._work(), self._pay(0))
         if connection.closed:
             self._held.clear()
             self._timer = None

@@ -202,8 +202,8 @@ def test_f36_a_hundred_thousand_names(guarded: Server) -> None:
 
 @pytest.mark.timeout(90)
 def test_f22_two_thousand_slow_handshakes(guarded: Server) -> None:
-    """Sockets that send a byte now and then are cut at ``header_timeout``; the healthy one does not notice. What a worker
-    needed for the first of two waves is there for the second."""
+    """Sockets that send a byte now and then are cut at ``header_timeout``; the healthy one does not notice. What the
+    worker needed for the first of two waves is there for the second."""
 
     async def wave() -> None:
         async with AsyncExitStack() as stack:
