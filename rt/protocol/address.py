@@ -52,7 +52,7 @@ class Proxies:
                 here = found
                 if not self._trusted(here):
                     break
-        return str(here)
+        return _text(here)
 
     def _trusted(self, address: _Address) -> bool:
         return any(address in network for network in self._networks)
@@ -81,6 +81,12 @@ def _parsed(text: str) -> _Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+@lru_cache(maxsize=4096)
+def _text(address: _Address) -> str:
+    """Its usual form; one text for all who come from there."""
+    return str(address)
 
 
 def _listed(entry: str) -> _Address | None:
