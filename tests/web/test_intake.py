@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
@@ -137,9 +138,13 @@ def test_two_connections_of_one_user_share_what_comes() -> None:
         hub = hub_of(Shared(), rule("message", "user", 10, Rate(200.0, 1.0)))
         got: list[tuple[int, int]] = []
         began = hub.now()
+
+        def note(number: int, item: int) -> None:
+            got.append((number, item))
+
         for number in range(2):
-            client = Sdk(hub, token())
-            Intake(client.connection, lambda item, n=number: got.append((n, item)), lambda item: 1).take(range(30), 30)
+            intake = Intake(Sdk(hub, token()).connection, partial(note, number), lambda item: 1)
+            intake.take(range(30), 30)
         await eventually(lambda: len(got) == 60)
         assert hub.now() - began >= 0.24
         assert [item for n, item in got if n == 1] == list(range(30))
