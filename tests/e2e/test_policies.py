@@ -117,7 +117,7 @@ def test_who_only_listens_is_given_the_same(guarded: Server, channel: str, kind:
 
     async def run() -> None:
         async with Api(guarded) as api:
-            request = {"subs": {name: {} for name in names}}
+            request: dict[str, Any] = {"subs": {name: {} for name in names}}
             make: Callable[..., Any] = UniSocket if kind == "uni_websocket" else UniStream
             async with make(guarded, request, receive_buffer=SMALL) as slow:
                 slow.pause()
