@@ -66,11 +66,8 @@ def _state(hub: Hub, found: Connection) -> ConnectionState:
 
 
 def _subscription(hub: Hub, found: Subscription) -> SubscriptionState:
-    now, behind = hub.now(), found.state is State.BEHIND
-    return SubscriptionState(
-        channels=list(found.feed.key),
-        state=_STATES[found.state],
-        behind_for=round(now - found.fell_at, 3) if behind else 0.0,
-        paced_for=round(max(paced_until(found) - now, 0.0), 3) if behind else 0.0,
-        falls=found.falls,
-    )
+    state = SubscriptionState(channels=list(found.feed.key), state=_STATES[found.state], falls=found.falls)
+    if found.state is State.BEHIND:
+        now = hub.now()
+        state.behind_for, state.paced_for = round(now - found.fell_at, 3), round(max(paced_until(found) - now, 0.0), 3)
+    return state
