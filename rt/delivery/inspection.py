@@ -59,7 +59,7 @@ def _state(hub: Hub, found: Connection) -> ConnectionState:
         queued_bytes=outbox.size,
         queued_frames=outbox.count,
         queued_for=round(now - outbox.queue[0][0], 3) if outbox.queue else 0.0,
-        busy=found.busy,
+        busy=found.busy or (found.heartbeat is not None and found.heartbeat.resting),
         subscriptions=[_subscription(hub, subscription) for subscription in found.subscriptions.values()],
         left=hub.limits.left(found),
     )

@@ -72,6 +72,11 @@ class Heartbeat:
         self._awaited -= 1
         self._deadline = inf
 
+    @property
+    def resting(self) -> bool:
+        """Whether nobody reads just now."""
+        return self._resting > 0
+
     def rest(self) -> None:
         """Reading stops, so silence means nothing; until :meth:`resume` was called as often."""
         self._resting += 1

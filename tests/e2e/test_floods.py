@@ -299,6 +299,82 @@ def test_a_thousand_users_from_one_address(guarded: Server) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.timeout(90)
+def test_f37_a_crowd_that_comes_and_goes(guarded: Server) -> None:
+    """Sixty members enter and leave one channel as fast as they are let: its watchers are told of so many a second as
+    ``delivery.join_leave_rate`` says, and whoever asks is told the truth."""
+    channel = "room:busy"
+
+    async def churn(member: Hurried, until: float) -> None:
+        while time.monotonic() < until:
+            await member.ask(1, "subscribe", channel=channel)
+            await member.ask(1, "unsubscribe", channel=channel)
+            await eventually(lambda: member.answered == member.sent)
+
+    async def run() -> None:
+        async with undisturbed(guarded), AsyncExitStack() as stack:
+            watchers = [await stack.enter_async_context(SdkClient(guarded)) for _ in range(10)]
+            for watcher in watchers:
+                await watcher.subscribe(channel)
+            crowd = []
+            for n in range(60):
+                member = Hurried(guarded, f"m{n}", address=f"192.0.2.{n + 1}")
+                crowd.append(await stack.enter_async_context(member))
+            began = time.monotonic()
+            await asyncio.gather(*(churn(member, began + SECONDS) for member in crowd))
+            took = time.monotonic() - began
+            told = [len(watcher.changes(channel)) for watcher in watchers]
+            entered = sum(member.codes[0] for member in crowd)
+            assert entered > 2 * max(told) and max(told) <= 100 + 100 * took + 10 + len(watchers), (entered, told)
+            assert guarded.metric("rt_drops_total", reason="join_leave") > 0
+            assert await watchers[0].presence_stats(channel) == (10, 1)
+
+    asyncio.run(run())
+
+
+@pytest.mark.timeout(90)
+def test_f38_a_hot_channel(guarded: Server) -> None:
+    """Publications as fast as the API takes them to a hundred subscribers, half of whom do not read: those are cut or
+    fall behind, the others get everything, and another channel does not notice."""
+
+    async def publish(until: float) -> int:
+        sent = 0
+        async with Api(guarded) as api:
+            while time.monotonic() < until:
+                for _ in range(5):
+                    sent += 1
+                    await api.publish("live:hot", {"n": sent, "data": "x" * 500})
+                await asyncio.sleep(0.005)
+        return sent
+
+    async def subscriber(number: int, stack: AsyncExitStack) -> RawSocket:
+        raw = await stack.enter_async_context(RawSocket(guarded, 4096))
+        await raw.send(upgrade("/ws?channel=live:hot", X_Forwarded_For=f"198.18.0.{number}"))
+        await raw.head()
+        return raw
+
+    async def drain(raw: RawSocket, got: list[int], until: float) -> None:
+        while time.monotonic() < until:
+            with suppress(TimeoutError):
+                got[0] += (await asyncio.wait_for(raw.reader.read(65536), 0.2)).count(b'"pub"')
+
+    async def run() -> None:
+        async with undisturbed(guarded), AsyncExitStack() as stack:
+            readers = [await subscriber(n, stack) for n in range(1, 51)]
+            stalled = [await subscriber(n, stack) for n in range(51, 101)]
+            got = [[0] for _ in readers]
+            until = time.monotonic() + SECONDS
+            results = await asyncio.gather(
+                publish(until), *(drain(raw, count, until + 2.0) for raw, count in zip(readers, got, strict=True))
+            )
+            sent = results[0] or 0
+            assert sent > 100 and {count[0] for count in got} == {sent}
+            for raw in stalled:
+                raw.writer.transport.abort()
+
+    asyncio.run(run())
+
+
 def test_f57_a_repeated_publish_is_published_once(guarded: Server, channel: str) -> None:
     """The same key gives the first result, whatever the body, also over another connection; it costs tokens as any."""
 

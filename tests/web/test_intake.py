@@ -89,9 +89,9 @@ def test_silence_is_no_sign_of_death_while_nothing_is_read() -> None:
         assert heartbeat is not None
         reader = Reader(connection, 65536, text_only=True)
         reader.received(frame(PING) * 30)
-        assert reader.busy and heartbeat._resting == 1
+        assert reader.busy and heartbeat.resting
         await eventually(lambda: not reader.busy)
-        assert heartbeat._resting == 0
+        assert not heartbeat.resting
         await finish(connection.hub)
 
     run(test)
