@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {
 
 CAST: dict[str, Any] = {
     "publishers": 8,
-    "rate": 15.0,
+    "rate": 8.0,
     "readers": 72,
     "per_reader": 3,
     "size": 400,
