@@ -1,10 +1,10 @@
 """A wall clock that steps: ``with Clock() as clock, Server() as server: ... clock.step(3600)``.
 
 Every Python process that is started within the block, with what it starts in turn, takes its wall clock from a file
-that the test writes: ``time.time``, ``time.time_ns`` and ``time.clock_gettime`` are replaced before anything is imported
-(see :mod:`tests.faults.startup.sitecustomize`). That is all that the server reads; ``datetime.now`` would not follow. A
-library under the C library (libfaketime) would have to be there, and would also change the store below the server, whose
-clock is meant to be right, and the waits of the event loop, which a step of the wall clock leaves alone.
+that the test writes: ``time.time``, ``time.time_ns`` and ``time.clock_gettime`` are replaced before anything is
+imported (see :mod:`tests.faults.startup.sitecustomize`). That is all that the server reads; ``datetime.now`` would not
+follow. A library under the C library (libfaketime) would have to be there, and would also change the store below the
+server, whose clock is meant to be right, and the waits of the event loop, which a step of the wall clock leaves alone.
 """
 
 from __future__ import annotations
