@@ -18,7 +18,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +50,15 @@ SETTINGS: dict[str, Any] = {
     "server": {"workers": WORKERS},
     "redis": {"probe_interval": "1s"},
     "client": {"ping_interval": "5s", "pong_timeout": "2s"},
-    "delivery": {"position_check_interval": "5s", "linger": "1s", "stall_timeout": "3s"},
+    "delivery": {
+        "position_check_interval": "5s",
+        "linger": "1s",
+        "stall_timeout": "3s",
+        # So little that a reader who does not read for a second falls behind.
+        "send_buffer": "4KiB",
+        "low_watermark": "4KiB",
+        "pacing": {"first": "50ms", "max": "1s"},
+    },
     "channel": {
         "namespaces": [*CONFIG["channel"]["namespaces"], {"name": "brief", **STREAM, **OPEN, "history_size": 20}]
     },
@@ -64,11 +72,15 @@ CAST: dict[str, Any] = {
     "size": 400,
     "refusals": 0.01,
     "reconnect_every": 8.0,
-    "pause_every": 15.0,
-    "pause": 2.0,
+    "pause_every": 10.0,
+    "pause": 4.0,
+    "receive_buffer": 4096,
     "move": 0.02,
     "reader_processes": 2,
 }
+
+COUNTED = ("rt_repairs_total", "rt_catch_ups_total", "rt_slow_total", "rt_store_lineage_renewals_total")
+"""What the server says of itself, in the report."""
 
 Block = AbstractContextManager[object]
 
@@ -292,7 +304,7 @@ def torture(seed: int, kind: str, receives: int, only: str, folder: Path) -> lis
             work = Torture(scene, run, only, out)
             work.until(receives)
             findings = finish(server, run, receives, out)
-            out(f"faults: {', '.join(f'{count} x {name}' for name, count in work.happened.most_common())}")
+            out(f"faults: {listed(work.happened)}")
     return findings
 
 
@@ -309,9 +321,17 @@ def finish(server: Server, run: Run, receives: int, out: Callable[[str], None]) 
     run.stop(HEAL)
     findings += run.judge({"recv": receives, "published": receives // 100, "subscribed": receives // 1000})
     counts = collections.Counter(record["do"] for record in run.records())
-    out(f"records: {', '.join(f'{count} x {do}' for do, count in counts.most_common())}")
+    codes = collections.Counter(record["code"] for record in run.records() if record["do"] in ("closed", "error"))
+    out(f"records: {listed(counts)}")
+    out(f"closes and errors: {listed(codes)}")
+    out(f"server: {listed({name: int(server.metric(name)) for name in COUNTED})}")
     out(f"healed after {run.healed:.1f} s" if run.healed is not None else "not healed")
     return findings
+
+
+def listed(counts: Mapping[Any, int]) -> str:
+    """Most first."""
+    return ", ".join(f"{count} x {what}" for what, count in sorted(counts.items(), key=lambda item: -item[1]))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -326,7 +346,10 @@ def main(arguments: Sequence[str]) -> int:
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
     folder = Path(tempfile.mkdtemp(prefix=f"rt-torture-{chosen.seed}-"))
-    findings = torture(chosen.seed, chosen.store, chosen.receives, chosen.only, folder)
+    try:
+        findings = torture(chosen.seed, chosen.store, chosen.receives, chosen.only, folder)
+    except AssertionError as error:  # a process that hangs, a traceback in the log
+        findings = [Finding("FAILED", str(error))]
     if findings:
         print(told(findings, folder))
         return 1

@@ -77,6 +77,8 @@ class Options:
     """Seconds between two times that a reader does not read; 0: it always reads."""
     pause: float = 1.0
     """Longest time for which it does not read."""
+    receive_buffer: int = 0
+    """Bytes of a reader's buffer in the kernel; 0: the kernel's own choice, in which a lot fits."""
     ramp: float = 0.0
     """Seconds over which the readers come."""
     move: float = 0.05
@@ -351,7 +353,7 @@ def reader_settings(options: Options, channels: list[str]) -> list[dict[str, Any
         }
         for number, kind in zip(range(options.readers), kinds, strict=False)
     ]
-    names = ("token", "ramp", "reconnect_every", "pause_every", "pause")
+    names = ("token", "ramp", "reconnect_every", "pause_every", "pause", "receive_buffer")
     common = {name: getattr(options, name) for name in names}
     return [
         {"name": f"readers-{number}", "readers": readers[number :: options.reader_processes], **common}

@@ -99,7 +99,7 @@ class Reader:
         """One connection, until the server or this reader ends it; the close code, or status, of the server."""
         self.wire = wire = self.make_wire()
         try:
-            await wire.open(self.dice.choice(self.stage.ports))
+            await wire.open(self.dice.choice(self.stage.ports), self.stage.receive_buffer)
             self.greet()
             async with asyncio.timeout(self.patience()):
                 return await self.stay(wire)
@@ -310,6 +310,7 @@ class Stage:
         self.reconnect_every: float = settings["reconnect_every"]
         self.pause_every: float = settings["pause_every"]
         self.pause: float = settings["pause"]
+        self.receive_buffer: int = settings["receive_buffer"]
         self.readers = [
             KINDS[one["kind"]](self, one["name"], one["channels"], random.Random(one["seed"]))
             for one in settings["readers"]
