@@ -239,13 +239,14 @@ class Torture:
         self.out = out
         groups = [STORE, PROCESS] if scene.pair is None else [{**STORE, **SEPARATE}, LINE, PROCESS]
         self.groups = [{name: fault for name, fault in group.items() if only in name} for group in groups]
+        self.chance = 1.0 if only else 0.55
         self.happened: collections.Counter[str] = collections.Counter()
 
     def round(self) -> None:
         """Some faults together, then some quiet time."""
         with ExitStack() as stack:
             for group in self.dice.sample(self.groups, len(self.groups)):
-                if group and self.dice.random() < 0.55:
+                if group and self.dice.random() < self.chance:
                     self.begin(stack, *self.dice.choice(sorted(group.items())))
                     self.run.play(self.dice.uniform(0.0, 0.5))
             self.run.play(self.dice.choice((0.2, 0.7, 1.5, 4.0)))
@@ -319,7 +320,8 @@ def finish(server: Server, run: Run, receives: int, out: Callable[[str], None]) 
     except AssertionError as error:
         findings.append(Finding("STUCK", f"the server is not ready after {READY:g} s: {str(error)[:300]}"))
     run.stop(HEAL)
-    findings += run.judge({"recv": receives, "published": receives // 100, "subscribed": receives // 1000})
+    least = {"recv": receives, "published": receives // 100, "subscribed": receives // 1000, "fault": receives // 5000}
+    findings += run.judge(least)
     counts = collections.Counter(record["do"] for record in run.records())
     codes = collections.Counter(record["code"] for record in run.records() if record["do"] in ("closed", "error"))
     out(f"records: {listed(counts)}")

@@ -124,7 +124,9 @@ class Reader:
                     await asyncio.shield(wire.ended)
                     break
             wire.pause()
-            await asyncio.sleep(self.dice.random() * self.stage.pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.dice.random() * self.stage.pause):
+                    await self.stage.calm.wait()
             wire.resume()
         return self.told(await wire.ended)
 
@@ -303,6 +305,7 @@ class Stage:
 
     def __init__(self, settings: dict[str, Any], journal: Journal) -> None:
         self.journal = journal
+        self.calm = asyncio.Event()
         self.ports: list[int] = settings["ports"]
         self.prefix: str = settings["prefix"]
         self.token: str = settings["token"]
@@ -323,6 +326,7 @@ class Stage:
             return await self.until(command)
         if command["do"] == "calm":
             self.reconnect_every = self.pause_every = 0.0
+            self.calm.set()
         if command["do"] == "stop":
             for task in self.tasks:
                 task.cancel()
