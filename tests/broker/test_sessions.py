@@ -10,7 +10,7 @@ from rt import errors
 from rt.broker.sessions import BATCH, MAX_FIELDS
 from rt.errors import Refused, StoreError
 from tests.brokers import Worker, asynchronous, outcome
-from tests.proxies import Proxy
+from tests.faults.link import NOWHERE, Link
 from tests.stores import Store
 from tests.waiting import eventually
 
@@ -138,20 +138,21 @@ async def test_a_reading_that_is_older_than_a_command_says_nothing(store: Store)
 @asynchronous
 async def test_a_worker_that_cannot_hear_takes_them_for_used(store: Store) -> None:
     """The first session may begin meanwhile; when the worker is back it looks again."""
-    async with Proxy(store.socket) as proxy, Worker(proxy.url) as one, Worker(store) as two:
-        await eventually(lambda: not one.broker.sessions_used)
-        proxy.target = store.socket.with_name("nowhere")
-        one.broker._subscriber.replace("cut by the test")
-        await eventually(lambda: one.broker.sessions_used)
-        proxy.target = store.socket
-        await eventually(lambda: not one.broker.sessions_used)
-        proxy.target = store.socket.with_name("nowhere")
-        one.broker._subscriber.replace("cut by the test")
-        await two.broker.update_session("u", {"a": b"1"}, [], TTL)
-        proxy.target = store.socket
-        await eventually(lambda: one.broker.status().subscribed)
-        await one.broker.session("u")
-        assert one.broker.sessions_used
+    with Link(store) as link:
+        async with Worker(link.url) as one, Worker(store) as two:
+            await eventually(lambda: not one.broker.sessions_used)
+            link.point(NOWHERE)
+            one.broker._subscriber.replace("cut by the test")
+            await eventually(lambda: one.broker.sessions_used)
+            link.point(store)
+            await eventually(lambda: not one.broker.sessions_used)
+            link.point(NOWHERE)
+            one.broker._subscriber.replace("cut by the test")
+            await two.broker.update_session("u", {"a": b"1"}, [], TTL)
+            link.point(store)
+            await eventually(lambda: one.broker.status().subscribed)
+            await one.broker.session("u")
+            assert one.broker.sessions_used
 
 
 @asynchronous

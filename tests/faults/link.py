@@ -37,6 +37,9 @@ SUBSCRIBER = "-subscriber"
 COMMANDS = "-commands"
 """In the name of the one over which it asks and publishes."""
 
+NOWHERE = "unix:///nowhere"
+"""Where there is no store: who is led there is let in and closed at once."""
+
 ANSWER = 10.0
 """Seconds within which the line's process does what it is asked, unless it is hung."""
 
