@@ -74,6 +74,7 @@ class App:
         config = self._config
         metrics = self._metrics = Metrics()
         self._seat = Seat(self._name, Wheel(), metrics, asyncio.get_running_loop().time())
+        self._seat.wheel.on_tick = metrics.loop_lag.observe
         self._seat.wheel.start()
         self._tenants = Tenants(partial(metrics.of, NOBODY))
         metrics.gauge("rt_deadlines", lambda: self._seat.wheel.count)
@@ -236,7 +237,6 @@ class App:
     async def _count(self) -> None:
         """Copy what was counted, each second, for whichever worker is asked."""
         while True:
-            self._metrics.loop_lag.observe(self._seat.wheel.lag)
             self._metrics.collect()
             await asyncio.sleep(1.0)
 
