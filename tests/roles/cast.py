@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,8 @@ HEAL = 10.0
 SETTLE = 20.0
 """Seconds that publishers get in the end to learn what became of their last publications."""
 
-SHOWN = 20
-"""Findings that a message shows."""
+SHOWN = 5
+"""Findings of a rule that a message shows."""
 
 
 class Port(Protocol):
@@ -291,10 +292,15 @@ class Run:
 
 
 def told(findings: Sequence[Finding], folder: Path) -> str:
-    """Findings as text, and where the records are that they came from."""
-    rest = [f"... {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
-    lines = [f"{finding.rule}: {finding.text}" for finding in findings[:SHOWN]] + rest
-    return "\n".join([f"{len(findings)} findings, records in {folder}", *lines])
+    """How many findings by rule, the first of them, and where the records are that they came from."""
+    by_rule = Counter(finding.rule for finding in findings)
+    counts = ", ".join(f"{count} x {rule}" for rule, count in by_rule.most_common())
+    firsts = [
+        f"{finding.rule}: {finding.text}"
+        for rule in by_rule
+        for finding in itertools.islice((one for one in findings if one.rule == rule), SHOWN)
+    ]
+    return "\n".join([f"{counts}; records in {folder}", *firsts])
 
 
 @contextlib.contextmanager
