@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -72,7 +72,8 @@ class Memory:
     def points(self, pid: int) -> list[tuple[float, float]]:
         """The looks at one worker after it was warm."""
         seen = self.seen[pid]
-        return [(at, size) for at, size in seen if at >= seen[0][0] + WARM_UP]
+        warm = max(WARM_UP, (seen[-1][0] - seen[0][0]) / 4)
+        return [(at, size) for at, size in seen if at >= seen[0][0] + warm]
 
     def growth(self, pid: int) -> float:
         """MiB that the fitted line rose over the time that was looked at."""
@@ -112,11 +113,15 @@ class Soak:
         print(f"{time.monotonic() - self.begun:7.0f} s  {text}", flush=True)
 
     def live(self, minutes: float) -> None:
-        """For so long; something happens in every tenth of it, and never in the last two, which show the slope."""
+        """For so long. What replaces workers happens in the first third: the rest of the time shows how those grow that
+        are there then, also while the store restarts."""
         length = minutes * 60
-        happenings = [self.kill_worker, self.restart_store, self.replace_workers, self.reload] * 2
-        for number, happening in enumerate(happenings):
-            self.watch(self.begun + length * (number + 1) / 10)
+        early = [self.kill_worker, self.restart_store, self.replace_workers, self.reload] * 2
+        late = [self.restart_store, self.reload, self.restart_store]
+        moments = [(number + 1) / len(early) / 3 for number in range(len(early))]
+        moments += [1 / 3 + (number + 1) / (len(late) + 1) * 2 / 3 for number in range(len(late))]
+        for moment, happening in zip(moments, early + late, strict=True):
+            self.watch(self.begun + length * moment)
             self.out(happening.__doc__ or "")
             with self.run.fault(happening.__name__):
                 happening()
@@ -167,7 +172,8 @@ def soak(minutes: float, kind: str, seed: int, folder: Path) -> list[Finding]:
             server.wait_workers()
             run.stop()
             findings = run.judge({"recv": int(minutes * 1000), "subscribed": int(minutes * 200)})
-            work.out(f"{sum(record['do'] == 'recv' for record in run.records())} receives, healed after {run.healed} s")
+            counts = Counter(record["do"] for record in run.records())
+            work.out(f"{counts['recv']} receives, {counts['subscribed']} subscriptions, {counts['gap']} gaps")
         findings += work.memory.findings()
         findings += [Finding("LEAK", text) for text in baseline.left()]
         work.out(f"in the end: {kept(server)}; {work.memory.line()}")
