@@ -253,20 +253,26 @@ class Run:
             with file.open("rb") as lines:
                 yield from map(decode, lines)
 
-    def judge(self, at_least: int | Mapping[str, int] = 1) -> list[Finding]:
-        """The findings, after ``stop`` or ``finish``; ``healed`` is from then on what the readers' clocks say."""
+    def judge(self, at_least: int | Mapping[str, int] = 1, at_most: Mapping[str, int] | None = None) -> list[Finding]:
+        """The findings, after ``stop`` or ``finish``; ``healed`` is from then on what the readers' clocks say. Where
+        nothing may be lost ``at_most={"gaps": 0}`` says so."""
         assert self._finished, "finish comes first"
         judge = Judge()
         for record in self.records():
             judge.take(record)
-        findings = judge.finish(at_least)
+        findings = judge.finish(at_least, at_most)
         self.healed = judge.heal_time()
         return findings
 
-    def assert_clean(self, at_least: int | Mapping[str, int] = 1, within: float = HEAL) -> list[Record]:
+    def assert_clean(
+        self,
+        at_least: int | Mapping[str, int] = 1,
+        within: float = HEAL,
+        at_most: Mapping[str, int] | None = None,
+    ) -> list[Record]:
         """``finish``, and AssertionError with all that is wrong; all records."""
         self.stop(within)
-        findings = self.judge(at_least)
+        findings = self.judge(at_least, at_most)
         assert not findings, told(findings, self.folder)
         return list(self.records())
 
