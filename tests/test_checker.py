@@ -386,7 +386,7 @@ def test_a_run_that_did_nothing_is_found() -> None:
 
 def test_gaps_where_nothing_may_be_lost_are_found() -> None:
     """A gap that is told, and a recovery that says no; a first visit is neither."""
-    records = [*clean_run(), {**subscribed("z", 0), "was_recovering": False}]
+    records = [*clean_run(), {**subscribed("z", COUNT + 1), "was_recovering": False}]
     assert check(records, at_most={"gaps": 0}) == []
     told = [gap("a", COUNT + 1), {**subscribed("b", COUNT + 1), "was_recovering": True}]
     assert [one.text for one in check(records + told, at_most={"gaps": 1})] == ["2 x gaps, wanted at most 1"]
