@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,10 +54,9 @@ class Memory:
     def look(self, server: Server, now: float) -> None:
         """Weigh every worker."""
         for pid in server.worker_pids():
-            try:
-                self.seen[pid].append((now, processes.resident_bytes(pid) / (1 << 20)))
-            except OSError:
-                continue  # it is gone
+            with suppress(OSError):
+                if size := processes.resident_bytes(pid):  # one that has just died has none
+                    self.seen[pid].append((now, size / (1 << 20)))
 
     def slope(self, pid: int) -> float:
         """MiB per hour: the straight line that fits best, without the time in which this worker warmed up."""

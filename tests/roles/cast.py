@@ -209,37 +209,43 @@ class Run:
     def probe(self, within: float = HEAL) -> float | None:
         """All faults are over: publish to every channel until everybody has received one; the seconds that it took.
 
-        None when somebody has not after ``within`` seconds; ``judge`` says who. The newest probes get as long again to
-        arrive everywhere, since nothing may be lost either.
+        None when somebody has not after ``within`` seconds; ``judge`` says who.
         """
-        for role in self.readers:
-            role.ask("calm")
         self.journal.note("healed", within=within)
         begun = time.monotonic()
+        for role in self.readers:
+            role.ask("calm")
         ids: dict[str, list[str]] = {channel: [] for channel in self.channels}
         self.healed = None
         while self.healed is None and (left := begun + within - time.monotonic()) > 0:
-            made = self.publisher.ask("probe", within + PATIENCE, channels=self.channels, within=left)
+            made = self._publish_probes(left)
             for channel, one in made.items():
                 ids[channel].append(one)
             missing = self._until([(role, {"ids": ids}) for role in self.readers], min(ROUND, left))
             if len(made) == len(self.channels) and not missing:
                 self.healed = time.monotonic() - begun
-        newest = {channel: made[-1:] for channel, made in ids.items() if made}
-        self._until([(role, {"ids": newest}) for role in self.readers], within)
         return self.healed
 
+    def _publish_probes(self, within: float) -> dict[str, str]:
+        """One to each channel; their ids by channel, of those that were published in time."""
+        made: dict[str, str] = self.publisher.ask("probe", within + PATIENCE, channels=self.channels, within=within)
+        return made
+
     def finish(self, within: float = HEAL) -> list[Record]:
-        """Let publishers settle, probe, stop everybody; all records, those of the cast first."""
+        """``stop``; all records, those of the cast first."""
         self.stop(within)
         return list(self.records())
 
     def stop(self, within: float = HEAL) -> None:
-        """Let publishers settle, probe, and stop everybody."""
+        """No more publications; probe; let publishers settle; a last probe, behind which nothing is under way, gets
+        as long again; and stop everybody."""
         if self._finished:
             return
-        self.publisher.ask("finish", SETTLE + PATIENCE, within=SETTLE)
+        self.publisher.ask("over")
         self.probe(within)
+        self.publisher.ask("finish", SETTLE + PATIENCE, within=SETTLE)
+        last = {channel: [one] for channel, one in self._publish_probes(within).items()}
+        self._until([(role, {"ids": last}) for role in self.readers], within)
         for role in (self.publisher, *self.readers):
             role.ask("stop")
         self.journal.flush()
