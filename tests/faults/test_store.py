@@ -121,7 +121,7 @@ def test_sleeping(store: Store) -> None:
         began = time.monotonic()
         with store.sleeping(0.3):
             pass
-        assert 0.3 <= time.monotonic() - began < 1.0
+        assert time.monotonic() - began >= 0.3
         with store.sleeping(0.3):
             eventually_now(lambda: timed(lambda: peer.call("PING")) > 0.1, 0.5)
 
@@ -231,8 +231,10 @@ def test_a_setting_is_put_back_after_a_failure(store: Store) -> None:
     assert store.command("CONFIG", "GET", "maxmemory")[1] == b"0"
 
 
-@pytest.mark.parametrize("tcp", [False, True])
-@pytest.mark.parametrize("program", KINDS)
+@pytest.mark.parametrize(
+    ("program", "tcp"),
+    [("valkey-server", False), pytest.param("redis-server", True, marks=pytest.mark.needs("redis-server"))],
+)
 def test_pair(program: str, tcp: bool) -> None:
     """What the replica did not hear of is lost with the primary; after a failback nothing more is."""
     with Pair(program, tcp=tcp) as pair:
