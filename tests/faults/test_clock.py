@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.faults.clock import Clock
-from tests.servers import Server
+from tests.servers import ROOT, Server
 from tests.waiting import eventually_now
 
 CHILD = """
-import subprocess, sys, time
+import sys, time
+import tests.faults.clock
 for line in sys.stdin:
     print(time.time(), time.time_ns() / 1e9, time.clock_gettime(time.CLOCK_REALTIME), time.monotonic(), flush=True)
 """
@@ -26,7 +27,7 @@ class Child:
 
     def __init__(self) -> None:
         words = [sys.executable, "-c", CHILD]
-        self.made = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.made = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.ahead()
 
     def ahead(self) -> list[float]:

@@ -47,5 +47,5 @@ def shift(folder: str) -> None:
     time.time, time.time_ns, time.clock_gettime = now, now_ns, clock_gettime
 
 
-if os.environ.get(FOLDER):
+if __name__ == "sitecustomize" and os.environ.get(FOLDER):  # not when it is imported for its names
     shift(os.environ[FOLDER])
