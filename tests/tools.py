@@ -57,12 +57,20 @@ def has_network() -> bool:
     return permitted()
 
 
+def has_grasp() -> bool:
+    """The right to look at another process's sockets."""
+    from tests.promises.grasp import permitted
+
+    return permitted()
+
+
 TOOLS: dict[str, Callable[[], bool]] = {
     "node": has_node,
     "redis-server": has_redis_server,
     "chromium": has_chromium,
     "cent 5.0": has_old_cent,
     "network namespaces": has_network,
+    "sockets of other processes": has_grasp,
 }
 
 
