@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.promises.brisk import BRISK
+from tests.promises.leaks import leakless
 from tests.promises.stages import Stage, staged
 from tests.servers import Server
 
@@ -14,7 +15,7 @@ from tests.servers import Server
 @pytest.fixture(scope="session")
 def shared_stage() -> Iterator[Stage]:
     """For :func:`stage`."""
-    with staged() as built:
+    with staged() as built, leakless(built.server, grown=64 << 20):
         yield built
 
 
@@ -26,7 +27,8 @@ def brisk() -> Iterator[Server]:
 
 
 @pytest.fixture
-def stage(shared_stage: Stage) -> Stage:
-    """Two workers and their store, all well."""
+def stage(shared_stage: Stage) -> Iterator[Stage]:
+    """Two workers and their store, all well, and left with nothing that was not there before."""
     shared_stage.server.wait_ready()
-    return shared_stage
+    with leakless(shared_stage.server, grown=64 << 20, lingering=True):
+        yield shared_stage

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tests import processes
 from tests.clients import Api
 from tests.doors import DOORS, enter
+from tests.leaks import REGISTERED
 from tests.servers import Server
 from tests.waiting import eventually_now
 
@@ -26,17 +27,11 @@ GROWTH = 24 << 20
 SETTLE = 10.0
 """Seconds, beside the linger time of channels, until a server is at rest."""
 
-KEPT = (
-    "rt_connections",
-    "rt_subscriptions",
-    "rt_channels",
-    "rt_feeds",
-    "rt_users",
-    "rt_seats",
-    "rt_waiting",
-    "rt_tasks",
-)
+KEPT = (*REGISTERED, "rt_tasks")
 """What the workers say that they keep, summed over them."""
+
+LINGERS = "rt_channels"
+"""Goes a while after its last reader."""
 
 WARM = 8
 """Readers of each door that warm a server up."""
@@ -100,28 +95,32 @@ def warm(server: Server) -> None:
     _WARMED.add(server.pid)
 
 
-def over(level: Level, base: Level) -> dict[str, tuple[float, float]]:
+def over(level: Level, base: Level, *, lingering: bool, grown: int) -> dict[str, tuple[float, float]]:
     """What is more than it was: (now, before)."""
-    found = {name: (value, base.kept[name]) for name, value in level.kept.items() if value > base.kept[name]}
+    looked = [name for name in KEPT if name != LINGERS or not lingering]
+    found = {name: (level.kept[name], base.kept[name]) for name in looked if level.kept[name] > base.kept[name]}
     # A worker may have been replaced meanwhile, so they are compared by size.
     if sum(level.descriptors) > sum(base.descriptors):
         found["descriptors"] = (sum(level.descriptors), sum(base.descriptors))
-    if level.resident[-1] > base.resident[-1] + GROWTH:
+    if level.resident[-1] > base.resident[-1] + grown:
         found["resident"] = (level.resident[-1], base.resident[-1])
     return found
 
 
-def rested(server: Server) -> Level:
+def rested(server: Server, *, lingering: bool) -> Level:
     """The level when nobody is connected and all tasks that end have ended."""
     levels: list[Level] = []
+    none = [name for name in REGISTERED if name != LINGERS or not lingering]
 
     def quiet() -> bool:
         level = look(server)
         if level is None:
             return False
         levels.append(level)
-        return not any(level.kept[name] for name in KEPT if name != "rt_tasks") and (
-            len(levels) > 1 and levels[-2].kept == level.kept and levels[-2].descriptors == level.descriptors
+        before = levels[-2] if len(levels) > 1 else None
+        return not any(level.kept[name] for name in none) and (
+            before is not None
+            and (before.kept["rt_tasks"], before.descriptors) == (level.kept["rt_tasks"], level.descriptors)
         )
 
     wait = SETTLE + 2 * linger(server)
@@ -137,10 +136,11 @@ def linger(server: Server) -> float:
 
 
 @contextlib.contextmanager
-def leakless(server: Server, *, grown: int = GROWTH) -> Iterator[Level]:
-    """A scenario that leaves nothing behind. The block gets what was there before it."""
+def leakless(server: Server, *, grown: int = GROWTH, lingering: bool = False) -> Iterator[Level]:
+    """A scenario that leaves nothing behind, but channels where they may go on ``lingering``, and less memory than
+    ``grown`` per worker. The block gets what was there before it."""
     warm(server)
-    base = rested(server)
+    base = rested(server, lingering=lingering)
     yield base
     more: dict[str, tuple[float, float]] = {}
 
@@ -149,7 +149,7 @@ def leakless(server: Server, *, grown: int = GROWTH) -> Iterator[Level]:
         if level is None:
             return False
         more.clear()
-        more.update(over(level, base._replace(resident=[one + grown - GROWTH for one in base.resident])))
+        more.update(over(level, base, lingering=lingering, grown=grown))
         return not more
 
     try:

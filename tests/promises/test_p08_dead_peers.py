@@ -197,21 +197,28 @@ def test_p08_f26_f72_pings_go_on_when_the_clock_steps(channel: str, step: float)
         asyncio.run(run(server, clock))
 
 
-def test_p08_f27_who_takes_no_ping_is_slow(brisk: Server, channel: str) -> None:
-    """Its buffers are full when a ping is due: it is closed within the stall timeout, and nothing goes wrong."""
+@pytest.mark.parametrize("door", ["sdk", "sse"])
+def test_p08_f27_who_takes_no_ping_is_slow(brisk: Server, channel: str, door: str) -> None:
+    """Its buffers are full when a ping is due: it is closed in time, and nothing goes wrong. An event stream is never
+    asked for a pong, so it is closed as slow."""
     long = f"long:{channel}"
+    codes = ("3008", "3012") if door == "sdk" else ("3008",)
 
     async def run() -> None:
         async with Api(brisk) as api, RawSocket(brisk, 4096) as raw:
-            await raw.connect()
-            await raw.send(text({"id": 2, "subscribe": {"channel": long}}))
-            await raw.frame()
+            if door == "sdk":
+                await raw.connect()
+                await raw.send(text({"id": 2, "subscribe": {"channel": long}}))
+                await raw.frame()
+            else:
+                await raw.send(f"GET {stream_path('/sse', [long])} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+                await raw.reader.readuntil(b"event: connect")
             raw.reader._transport.pause_reading()  # type: ignore[attr-defined]
-            before = counted(brisk, "3008") + counted(brisk, "3012")
+            before = sum(counted(brisk, code) for code in codes)
             for _ in range(60):
                 await api.publish(long, "x" * 2000)
             ended = PING + PONG + STALL + GRACE
-            await eventually(lambda: counted(brisk, "3008") + counted(brisk, "3012") > before, ended, "it is closed")
+            await eventually(lambda: sum(counted(brisk, code) for code in codes) > before, ended, "it is closed")
 
     with leakless(brisk):
         asyncio.run(run())
