@@ -216,7 +216,7 @@ class Judge:
                 self.arrivals.append((walk, record["id"], record["t"]))
 
     def is_late(self, record: Record) -> bool:
-        """Whether it can be a probe: those are sent when everything is healed."""
+        """Whether it can be a probe: those are sent when everything is healed, and there are not many of them."""
         return "t" in record and (self.healed is None or record["t"] >= self.healed["t"])
 
     def take_publisher(self, do: str, record: Record) -> None:
@@ -317,7 +317,7 @@ class Judge:
             return
         for walk, one, t in self.arrivals:
             sent = self.sent.get((walk.channel, one))
-            if sent is not None and sent.probe and walk.probed is None:
+            if sent is not None and sent.probe and walk.probed is None and t >= self.healed["t"]:
                 walk.probed = t
         deadline = self.healed["t"] + self.healed["within"]
         for key in self.follows:
