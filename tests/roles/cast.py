@@ -182,7 +182,7 @@ class Run:
         self._await([(role, {"receives": count + share}) for role, count in goals], timeout, f"{receives} receives")
 
     def wait_inside(self, timeout: float = 30.0) -> None:
-        """Until every reader is subscribed to all that it follows; AssertionError after ``timeout``."""
+        """Until every reader has been subscribed to all that it follows; AssertionError after ``timeout``."""
         self._await([(role, {"all": True}) for role in self.readers], timeout, "everybody is subscribed")
 
     def play(self, seconds: float) -> None:
@@ -319,7 +319,7 @@ def told(findings: Sequence[Finding], folder: Path) -> str:
 def cast(server: Port | Sequence[Port], **options: Any) -> Iterator[Run]:
     """Start a cast on ``server`` (or several that share a store); :class:`Options` says what there is to choose.
 
-    The block begins when everybody is subscribed. After it no process is left; the records stay when it failed.
+    The block begins when everybody has been subscribed. After it no process is left; the records stay when it failed.
     """
     chosen = Options(**options)
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="rt-cast-"))

@@ -349,7 +349,7 @@ class Stage:
         }
 
     async def until(self, command: Command) -> dict[str, Any]:
-        """Wait, with a bound, until all are subscribed, ``receives`` came, and the newest of a channel is in ``ids``.
+        """Wait, with a bound, until all have been subscribed, ``receives`` came, and the newest of a channel is in ``ids``.
 
         The status says in ``missing`` whom that is not true of.
         """
@@ -363,7 +363,7 @@ class Stage:
                 for reader in self.readers
                 for channel in reader.channels
                 if (channel in ids and reader.newest.get(channel) not in ids[channel])
-                or (command.get("all") and channel not in reader.inside)
+                or (command.get("all") and channel not in reader.places)
             ]
             enough = status["receives"] >= command.get("receives", 0)
             if (enough and not missing) or asyncio.get_running_loop().time() > deadline:
