@@ -8,6 +8,7 @@ import contextlib
 from tests.clients import Api, PlainSocket, publish_all
 from tests.faults.link import SUBSCRIBER
 from tests.promises.stages import Stage, endured, opened
+from tests.roles.cast import HEAL
 from tests.servers import Server
 from tests.waiting import eventually, eventually_now
 
@@ -59,6 +60,38 @@ def test_f16_subscribers_are_killed(stage: Stage, channel: str) -> None:
             scene.run.wait(receives=60)
     assert stage.server.metric("rt_store_reconnects_total") >= reconnects + 3
     assert (scene.told.failed, [one for one in scene.records if one["do"] == "gap"]) == (0, [])
+
+
+def test_f16_what_was_missed_comes_although_nothing_new_does(stage: Stage, channel: str) -> None:
+    """The newest publications fall into the time without a subscriber, and none follows that would show the hole."""
+
+    async def run() -> None:
+        async with Api(stage.server) as api, PlainSocket(stage.server, [channel]) as reader:
+            await api.publish(channel, "before")
+            await reader.until(channel, 1)
+            with stage.link.black_hole("down", to=SUBSCRIBER):
+                sent = await publish_all(lambda payload: api.publish(channel, payload), 3)
+                stage.store.kill_pubsub()
+                stage.link.reset(SUBSCRIBER)
+            assert await reader.until(channel, 4, HEAL) == ["before", *sent]
+            assert reader.gaps == []
+
+    asyncio.run(run())
+
+
+def test_f01_a_new_epoch_is_told_although_nothing_new_comes(stage: Stage, channel: str) -> None:
+    """The store crashed and is another one: readers are told of it, not only with the next publication."""
+
+    async def run() -> None:
+        async with Api(stage.server) as api, PlainSocket(stage.server, [channel]) as reader:
+            before = await api.publish(channel, "before")
+            await reader.until(channel, 1)
+            with stage.store.killed():
+                pass
+            await eventually(lambda: reader.gaps, HEAL, "a gap")
+            assert (reader.gaps[0]["epoch"] != before.epoch, reader.gaps[0]["offset"]) == (True, 0)
+
+    asyncio.run(run())
 
 
 def wait_subscribed(stage: Stage) -> None:

@@ -68,7 +68,7 @@ def test_p12_a_probe_that_cannot_be_published_proves_nothing(stage: Stage) -> No
     failures = stage.server.metric("rt_store_probe_failures_total")
     with Watch(stage) as watch, stage.store.forbidden("-evalsha"):
         eventually_now(lambda: stage.server.metric("rt_store_probe_failures_total") >= failures + 6, what="probes fail")
-        assert any(not ready for _, ready in watch.ready)
+        eventually_now(lambda: any(not ready for _, ready in watch.ready), what="/ready is red")
     after = connected(stage.store)
     assert {name: number for name, number in before.items() if SUBSCRIBER in name} == {
         name: number for name, number in after.items() if SUBSCRIBER in name
