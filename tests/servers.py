@@ -115,6 +115,10 @@ def free_port() -> int:
             return port
 
 
+STORE = os.environ.get("TEST_STORE", "")
+"""URL of a store for all servers that would run their own: ``TEST_STORE=redis://127.0.0.1:6379 make test``."""
+
+
 class Server:
     """``server.py run FILE`` in a process group of its own, until the end of the ``with`` block.
 
@@ -132,7 +136,9 @@ class Server:
         self.arguments = arguments
         self.await_ready = await_ready
         ports = {"server": {"port": self.port, "internal": {"address": "127.0.0.1", "port": self.internal_port}}}
-        state = {"redis": {"state_dir": str(self.folder / "var")}}
+        state: dict[str, Any] = {"redis": {"state_dir": str(self.folder / "var")}}
+        if STORE:
+            state["redis"] |= {"url": STORE, "prefix": self.folder.name}
         self.config = merged(merged(merged(CONFIG, ports), state), changes or {})
         self.config_file = self.folder / "rt.yaml"
         self.log_file = self.folder / "log"
