@@ -47,6 +47,9 @@ class Level(NamedTuple):
 
 _WARMED: set[int] = set()
 
+_RESTED: dict[tuple[int, ...], Level] = {}
+"""What servers kept at rest, by the workers that they had then: it need not be found out for every scenario."""
+
 
 def copied(text: str) -> dict[str, str]:
     """When each worker copied its numbers last, by pid."""
@@ -124,8 +127,10 @@ def rested(server: Server, *, lingering: bool) -> Level:
         )
 
     wait = SETTLE + 2 * linger(server)
-    with contextlib.suppress(AssertionError):  # others may be connected all the time
+    try:
         eventually_now(quiet, wait, "the server is at rest")
+    except AssertionError:
+        raise AssertionError(f"not at rest: {levels[-1:]}") from None
     return levels[-1]
 
 
@@ -140,14 +145,17 @@ def leakless(server: Server, *, grown: int = GROWTH, lingering: bool = False) ->
     """A scenario that leaves nothing behind, but channels where they may go on ``lingering``, and less memory than
     ``grown`` per worker. The block gets what was there before it."""
     warm(server)
-    base = rested(server, lingering=lingering)
+    workers = tuple(server.worker_pids())
+    base = _RESTED.get(workers) or rested(server, lingering=lingering)
     yield base
     more: dict[str, tuple[float, float]] = {}
+    levels: list[Level] = []
 
     def back() -> bool:
         level = look(server)
         if level is None:
             return False
+        levels.append(level)
         more.clear()
         more.update(over(level, base, lingering=lingering, grown=grown))
         return not more
@@ -156,3 +164,5 @@ def leakless(server: Server, *, grown: int = GROWTH, lingering: bool = False) ->
         eventually_now(back, SETTLE + linger(server), "nothing is left behind")
     except AssertionError:
         raise AssertionError(f"left behind (now, before): {more}") from None
+    if base.kept[LINGERS] == 0:
+        _RESTED[tuple(server.worker_pids())] = base._replace(resident=levels[-1].resident)

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -57,6 +58,11 @@ def open_all(network: Network, server: Server, channel: str) -> list[socket.sock
     return [*sdk, plain, stream]
 
 
+def inside(server: Server, transport: str, count: int) -> bool:
+    """Whether so many are connected."""
+    return server.metric("rt_connections", transport=transport) >= count
+
+
 def shorten(server: Server, seconds: float) -> int:
     """Let the kernel give up sooner on what is not acknowledged, where it was told to give up; of how many."""
     count = 0
@@ -80,6 +86,8 @@ def test_p08_f24_a_cable_is_cut(start_server: Callable[..., Server], channel: st
             async with Api(server) as api:
                 presence = (await api.call("presence", channel=f"room:{channel}"))["presence"]
                 assert len(presence) == 2
+                for transport, count in (("sse", 1), ("ws", 1), ("websocket", 3)):
+                    await eventually(partial(inside, server, transport, count), what=f"{count} {transport}")
                 assert shorten(server, 3.0) >= 4
                 with network.black_hole():
                     cut = time.monotonic()
@@ -89,7 +97,9 @@ def test_p08_f24_a_cable_is_cut(start_server: Callable[..., Server], channel: st
                     await eventually(lambda: server.metric("rt_connections", transport="websocket") <= 1, left + 0.01)
                     await eventually(lambda: server.metric("rt_connections", transport="ws") == 0, left + 0.01)
                     presence = (await api.call("presence", channel=f"room:{channel}"))["presence"]
-                    assert presence == {}, f"still there after {time.monotonic() - cut:.1f} s"
+                    gone = time.monotonic() - cut
+                    print(f"streams are gone after {streams:.1f} s, all are after {gone:.1f} s")
+                    assert presence == {}, f"still there after {gone:.1f} s"
 
         with beside(server):
             asyncio.run(watch())
