@@ -349,7 +349,8 @@ class Stage:
         }
 
     async def until(self, command: Command) -> dict[str, Any]:
-        """Wait, with a bound, until all have been subscribed, ``receives`` came, and the newest of a channel is in ``ids``.
+        """Wait, with a bound, until all have been subscribed, ``receives`` came, and the newest of each channel is in
+        ``ids``.
 
         The status says in ``missing`` whom that is not true of.
         """
