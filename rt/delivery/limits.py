@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -11,24 +12,28 @@ if TYPE_CHECKING:
 
 Refusal = Literal["total", "rate", "leaving"]
 
+AT_ONCE = 20  # connections that may come at once, whatever the rate, as a page that is loaded anew opens a few
+SHARE = 0.1  # seconds' worth of the rate that may be saved beyond that: as many come in one turn of the loop
 STEP = 0.01  # seconds between two looks at who may come in, at least: they come in small groups, not one by one
 
 
 class Bucket:
-    """A token bucket of one second's worth: ``rate`` tokens come per second (0: no limit), as many may be saved."""
+    """A token bucket: ``rate`` tokens come per second (0: no limit), and ``depth`` (as many, unless said) may be
+    saved."""
 
-    __slots__ = ("_filled_at", "_tokens", "rate")
+    __slots__ = ("_depth", "_filled_at", "_tokens", "rate")
 
-    def __init__(self, rate: float, now: float) -> None:
+    def __init__(self, rate: float, now: float, depth: Callable[[float], float] = float) -> None:
         self.rate = rate
-        self._tokens = max(rate, 1.0)
+        self._depth = depth
+        self._tokens = max(depth(rate), 1.0)
         self._filled_at = now
 
     def take(self, now: float) -> bool:
         """Take a token; False when there is none."""
         if not self.rate:
             return True
-        self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._filled_at) * self.rate)
+        self._tokens = min(max(self._depth(self.rate), 1.0), self._tokens + (now - self._filled_at) * self.rate)
         self._filled_at = now
         if self._tokens < 1.0:
             return False
@@ -39,6 +44,11 @@ class Bucket:
     def wait(self) -> float:
         """Seconds from the last look until there is a token."""
         return max(0.0, 1.0 - self._tokens) / self.rate if self.rate else 0.0
+
+
+def depth(rate: float) -> float:
+    """How many new connections may come at once."""
+    return min(rate, max(AT_ONCE, rate * SHARE))
 
 
 class Gate:
@@ -53,7 +63,7 @@ class Gate:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._bucket = Bucket(hub.config.limits.connections.new_per_second, hub.now())
+        self._bucket = Bucket(hub.config.limits.connections.new_per_second, hub.now(), depth)
         self._queue: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = 0  # without those of the queue who have left

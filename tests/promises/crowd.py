@@ -13,6 +13,8 @@ import itertools
 import json
 import random
 import resource
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -30,6 +32,9 @@ from tests.servers import ROOT
 
 SOURCES = 4
 """Addresses of ours that connections come from, so that ports do not run out: 127.0.0.2 and up."""
+
+BIND_ADDRESS_NO_PORT = 24
+"""IP_BIND_ADDRESS_NO_PORT of ip(7)."""
 
 AT_ONCE = 200
 """Connections that are being opened while the crowd gathers."""
@@ -75,13 +80,19 @@ class Member(asyncio.Protocol):
     async def come(self) -> None:
         """Connect, until it is connected."""
         self.began = time.monotonic()
+        loop = asyncio.get_running_loop()
         while True:
+            made = socket.socket()
+            made.setblocking(False)
+            # The port is chosen with the connection: of those that bind() would choose, most may go to one worker.
+            made.setsockopt(socket.IPPROTO_IP, BIND_ADDRESS_NO_PORT, 1)
+            made.bind((self.source, 0))
             try:
-                await asyncio.get_running_loop().create_connection(
-                    lambda: self, "127.0.0.1", self.crowd.port, local_addr=(self.source, 0)
-                )
+                await loop.sock_connect(made, ("127.0.0.1", self.crowd.port))
+                await loop.create_connection(lambda: self, sock=made)
                 return
             except OSError:
+                made.close()
                 self.crowd.counts["connect errors"] += 1
                 await asyncio.sleep(RETRY * random.uniform(0.5, 1.5))
 
@@ -89,7 +100,9 @@ class Member(asyncio.Protocol):
         """Go."""
         if self.transport is not None:
             transport, self.transport, self.inside = self.transport, None, False
-            transport.close()
+            # With a reset, so that its port can be used again at once.
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
 
     # asyncio.Protocol
 
