@@ -22,10 +22,11 @@ HISTORY = "history"
 REMOVE = "remove"
 PRESENCE = "presence"
 SESSION = "session"
+RESTORE = "restore"
 
 _TEXTS = {
     name: resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
-    for name in (PUBLISH, HISTORY, REMOVE, PRESENCE, SESSION)
+    for name in (PUBLISH, HISTORY, REMOVE, PRESENCE, SESSION, RESTORE)
 }
 
 
