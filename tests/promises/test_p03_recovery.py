@@ -80,10 +80,16 @@ async def publish(api: Api, channel: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(("missed", "recovered"), [(299, True), (300, True), (301, False)])
-def test_p03_as_much_as_history_holds(stage: Stage, channel: str, door: str, missed: int, recovered: bool) -> None:
-    """Of 300 kept, 300 are recovered; of 301 none."""
-    result = asyncio.run(come_back(stage, door, channel, lambda api: publish(api, channel, missed)))
+@pytest.mark.parametrize(
+    ("namespace", "missed", "recovered"),
+    [("", 299, True), ("", 300, True), ("", 301, False), ("short:", 5, True), ("short:", 6, False)],
+)
+def test_p03_as_much_as_history_holds(
+    stage: Stage, channel: str, door: str, namespace: str, missed: int, recovered: bool
+) -> None:
+    """Of 300 kept, 300 are recovered, which is also the most that a reply may hold; of 5 kept, 5. Of one more, none."""
+    name = namespace + channel
+    result = asyncio.run(come_back(stage, door, name, lambda api: publish(api, name, missed)))
     assert result == (recovered, list(range(missed)) if recovered else [])
 
 

@@ -116,3 +116,17 @@ def test_p05_retry_after_failover(both: tuple[Pair, Stage], channel: str) -> Non
 
     asyncio.run(run())
     stage.server.wait_ready()
+
+
+def test_f11_a_demoted_primary_is_left(both: tuple[Pair, Stage], channel: str) -> None:
+    """The primary becomes a replica and cuts nobody off: every worker leaves it by itself, with both its connections,
+    for the new one."""
+    pair, stage = both
+    with endured(stage, channel, contextlib.nullcontext()) as scene:
+        old = pair.primary
+        pair.promote(kill=False, cut=False)
+        old.command("REPLICAOF", "127.0.0.1", pair.primary.port)
+        scene.run.wait(receives=60)
+    epochs = {one["epoch"] for one in scene.records if one["do"] == "published"}
+    assert len(epochs) >= 2
+    pair.rejoin()
