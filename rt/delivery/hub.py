@@ -19,6 +19,7 @@ from rt.delivery.catchup import Limit, catch_up
 from rt.delivery.channel import Channel
 from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
+from rt.delivery.outbox import Nobody
 from rt.delivery.presence import Presence
 from rt.delivery.sessions import Sessions
 from rt.errors import SHUTDOWN, Close, Refused, StoreError
@@ -97,6 +98,7 @@ class Hub:
         self.presence = Presence(self)
         self.sessions = Sessions(self)
         self.expiry = Expiry(wheel)
+        self.nobody = Nobody(self)
         self.leaving = False
         self._dirty: list[Feed] = []
         self._latencies: dict[tuple[str, str], Latency] = {}
