@@ -165,6 +165,8 @@ def check(start: RequestStartLine, headers: HTTPHeaders) -> int:
     """Judge the head of a request that somebody else has read: 0, or the status that it is refused with."""
     if len(start.path) + sum(len(name) + len(value) + 4 for name, value in headers.get_all()) > MAX_HEAD:
         return 431
+    if not start.path.isascii():
+        return 400
     host, length, coding = map(headers.get_list, ("Host", "Content-Length", "Transfer-Encoding"))
     try:
         framing(start.version, host, length, coding)

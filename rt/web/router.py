@@ -62,6 +62,9 @@ class Router(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A delegate for the next request of a connection."""
+        if isinstance(request_conn, HTTP1Connection) and request_conn.stream.closed():
+            # Tornado goes on with what it had read before it closed behind an answer. That was the last one.
+            return HTTPMessageDelegate()
         return _Exchange(self, server_conn, request_conn)
 
     async def stop(self) -> None:

@@ -65,7 +65,9 @@ class Place:
 
     def __init__(self, door: StreamDoor) -> None:
         tenants = Tenants(lambda: cast("Any", None))
-        tenants.only = cast("Any", FakeTenant())
+        tenant = FakeTenant()
+        self.api = tenant.api
+        tenants.only = cast("Any", tenant)
         self.router = Router(Application([]), {"/door": door}, tenants, max_body=LIMIT * 2)
         self.port = 0
 
@@ -277,6 +279,21 @@ def test_the_next_request_of_a_connection_is_served_after_one_that_was_turned_aw
 
     answer = asyncio.run(run())
     assert answer.startswith(b"HTTP/1.1 403 ") and answer.endswith(b"api:{}")
+
+
+def test_nothing_is_served_behind_an_answer_that_ends_the_connection(http: str) -> None:
+    """A client that goes on there is not heard: it may be one that does not know where its request ended."""
+
+    async def run() -> tuple[bytes, list[bytes]]:
+        async with serving(http, taking()) as place:
+            large = b"POST /door HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (LIMIT + 1)
+            api = b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+            got = await place.ask(large + b"x" * (LIMIT + 1) + api)
+            return got, place.api.bodies
+
+    got, bodies = asyncio.run(run())
+    assert got.startswith(b"HTTP/1.1 413 ") and got.count(b"HTTP/1.1") == 1
+    assert bodies == []
 
 
 @pytest.mark.parametrize(("method", "closes"), [("GET", True), ("POST", False)])
