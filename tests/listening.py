@@ -29,14 +29,17 @@ async def listening(
     timeout: float = 10.0,
     max_body: int = 1 << 20,
     send_buffer: int = 65536,
+    found: list[Http1] | None = None,
 ) -> AsyncIterator[int]:
-    """Serve ``delegate``; yields the port. At the end no connection is left."""
+    """Serve ``delegate``; yields the port. At the end no connection is left. ``found`` gets our own server itself."""
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     accept: Callable[[socket.socket, Any], None]
     wheel = Wheel(0.05)
     wheel.start()
     own = Http1(delegate, wheel, timeout=timeout, max_body=max_body)
+    if found is not None:
+        found.append(own)
     tornado = HTTPServer(delegate, idle_connection_timeout=timeout, body_timeout=timeout, max_body_size=max_body)
     if kind == "fast":
         accept = own.accept

@@ -92,13 +92,17 @@ class Connection(Line):
         self._running = True
         turn = TURN
         try:
-            while self._state <= BODY and (self._next_head() if self._state == HEAD else self._more_body()):
+            while turn and self._state <= BODY and (self._next_head() if self._state == HEAD else self._more_body()):
                 turn -= 1
-                if not turn:
-                    self._loop.call_soon(self._advance)
-                    break
         finally:
             self._running = False
+        if self._state > BODY:
+            return
+        if turn:
+            self._resume()
+        else:
+            self._pause()  # so that it does not send faster than it is served
+            self._loop.call_soon(self._advance)
 
     # The head
 
@@ -265,7 +269,8 @@ class Connection(Line):
         self._deadline = self._loop.time() + IDLE
         if self._ended or self._buffer:
             self._advance()
-        self._resume()
+        else:
+            self._resume()
 
     def take_over(self) -> tuple[Socket, bytes]:
         """The socket, for good, and what has come behind the request. StreamClosedError when the peer has left."""
@@ -278,6 +283,7 @@ class Connection(Line):
         if self._response is not None:
             self._response.let_go()
         self._response = self._delegate = None
+        self._reading = False
         return Socket(self._socket, watched=reading), behind
 
     # The end

@@ -281,6 +281,18 @@ def test_the_next_request_of_a_connection_is_served_after_one_that_was_turned_aw
     assert answer.startswith(b"HTTP/1.1 403 ") and answer.endswith(b"api:{}")
 
 
+def test_many_requests_ahead(http: str) -> None:
+    """Each is answered, in their order, however many one connection sends at once."""
+    api = b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n%04d"
+
+    async def run() -> bytes:
+        async with serving(http, taking()) as place:
+            return await place.ask(b"".join(api % number for number in range(500)))
+
+    answers = asyncio.run(run()).split(b"api:")[1:]
+    assert [answer[:4] for answer in answers] == [b"%04d" % number for number in range(500)]
+
+
 def test_nothing_is_served_behind_an_answer_that_ends_the_connection(http: str) -> None:
     """A client that goes on there is not heard: it may be one that does not know where its request ended."""
 
