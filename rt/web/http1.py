@@ -173,9 +173,14 @@ class Connection(Line):
 
     def _more_body(self) -> bool:
         """Whether something of the body was here."""
-        data, chunks, delegate = self._buffer, self._chunks, self._delegate
-        assert delegate is not None
+        data, chunks, delegate, response = self._buffer, self._chunks, self._delegate, self._response
+        assert delegate is not None and response is not None
         if not data:
+            if self._ended:
+                self.abort()
+            return False
+        if response.finished:
+            self._buffer = b""  # it is answered already, and closed when that is out
             return False
         try:
             if chunks is None:
