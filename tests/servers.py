@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 import yaml
 
 from tests import processes
@@ -95,6 +96,18 @@ WHOLE: dict[str, Any] = {
     },
 }
 """Laid over CONFIG: presence, sessions and what belongs to them, with short times."""
+
+
+DEFAULT = "fast"
+"""The HTTP connection of a server whose config names none."""
+
+OVER_BOTH = pytest.mark.parametrize("http", [DEFAULT, "tornado"], indirect=True)
+"""Marks tests that run with each HTTP connection: what they promise must not depend on it."""
+
+
+def speaking(http: str) -> dict[str, Any]:
+    """The config of a server with this HTTP connection, as far as it must be said."""
+    return {} if http == DEFAULT else {"server": {"http": http}}
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

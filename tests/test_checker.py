@@ -11,7 +11,7 @@ import pytest
 
 from tests.checker import Judge, Record, check
 from tests.roles.cast import cast
-from tests.servers import Server
+from tests.servers import DEFAULT, Server
 
 COUNT = 10
 HEALED = 100.0
@@ -448,9 +448,10 @@ def test_gaps_where_nothing_may_be_lost_are_found() -> None:
 
 
 @pytest.fixture(scope="module")
-def recorded(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Record]]:
+def recorded(common: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Record]]:
     """A short run over all doors, with readers that come back again and again."""
     folder: Path = tmp_path_factory.mktemp("cast")
+    server = common(DEFAULT)
     with cast(server, readers=6, rate=100, channels=2, seed=7, reconnect_every=0.2, folder=folder) as run:
         run.wait(receives=500)
         yield run.assert_clean(at_least={"recv": 500, "subscribed": 20, "published": 50})
