@@ -5,6 +5,8 @@
 #   make check      style, types, the order of the rooms, dead links
 #   make fmt        lay the code out as make check wants it
 #   make bench      measure (docs/performance.md says what)
+#   make torture    random faults, and what the checker says; SEED=1 STORE=embedded|redis|valkey RECEIVES=200000
+#   make soak       a long run, and what it leaves behind; MINUTES=20 STORE=embedded|redis|valkey
 #   make install    what test and check need; quick when it is done
 #   make lock       write both locks anew (needs uv)
 #   make clean      take away what the others made
@@ -13,7 +15,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fmt bench lock clean js
+.PHONY: help install run test check fmt bench torture soak lock clean js
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -74,6 +76,17 @@ fmt: install
 
 bench: install
 	@$(PY) bench/run.py $(ARGS)
+
+# Both print what they were given, so that it can be given again; docs/reliability.md tells what they do.
+RECEIVES ?= 200000
+MINUTES ?= 20
+STORE ?= embedded
+
+torture: install
+	@$(PY) -m tests.torture $(if $(SEED),--seed $(SEED)) --store $(STORE) --receives $(RECEIVES) $(ARGS)
+
+soak: install
+	@$(PY) -m tests.soak --minutes $(MINUTES) --store $(STORE) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # One lock for every supported Python: what only some of them need carries a marker.
 LOCK := pip compile setup.cfg --universal --python-version 3.11 --generate-hashes --no-emit-index-url --quiet \

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 
 from tornado.httpserver import HTTPServer
-from tornado.iostream import IOStream, SSLIOStream
+from tornado.httputil import HTTPServerConnectionDelegate
+from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 
 from rt.broker import PublishOptions
@@ -30,8 +31,11 @@ from rt.protocol.replies import publication_body
 from rt.tenant import NOBODY, Embedded, Lobby, Seat, Tenant
 from rt.web import demo, internal, sse, websocket
 from rt.web.entrance import StreamDoor
+from rt.web.heads import MAX_HEAD
+from rt.web.http1 import Http1
 from rt.web.listener import Accept, Listener
-from rt.web.router import MAX_HEADERS, Router
+from rt.web.router import Router
+from rt.web.strict import StrictSSLStream, StrictStream
 from rt.web.tenants import Tenants
 
 log = logging.getLogger("rt.app")
@@ -63,6 +67,7 @@ class App:
         self._embedded = None if lineage is None else Embedded(store or config.redis.url, lineage)
         self._listeners: list[Listener] = []
         self._internal: list[Listener] = []
+        self._own_http: list[Http1] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._served: dict[str, Tenant] = {}
         self._lobby: Lobby | None = None
@@ -74,6 +79,7 @@ class App:
         config = self._config
         metrics = self._metrics = Metrics()
         self._seat = Seat(self._name, Wheel(), metrics, asyncio.get_running_loop().time(), self._crowd)
+        self._seat.wheel.on_tick = metrics.loop_lag.observe
         self._seat.wheel.start()
         self._tenants = Tenants(partial(metrics.of, NOBODY))
         metrics.gauge("rt_deadlines", lambda: self._seat.wheel.count)
@@ -107,25 +113,36 @@ class App:
         handlers = demo.handlers(self._served["default"].broker) if server.demo else []
         application = Application(handlers, default_handler_class=_NotFound, log_function=_log_nothing)
         self._router = Router(application, STREAMS, self._tenants, max_body=server.max_body_size)
-        context = _tls(self._config)
+        accept = self._acceptor(self._router, _tls(self._config))
+        for sock in public:
+            listener = Listener(sock, accept)
+            listener.prepare(self._config.delivery.send_buffer, USER_TIMEOUT)
+            self._listeners.append(listener)
+        accept = self._acceptor(internal.application(self._metrics, self._readiness, server.workers), None)
+        self._internal = [Listener(sock, accept) for sock in internal_sockets]
+        for listener in [*self._listeners, *self._internal]:
+            listener.start()
+
+    def _acceptor(self, delegate: HTTPServerConnectionDelegate, context: ssl.SSLContext | None) -> Accept:
+        """What a listener does with a connection: give it to our HTTP, or to Tornado's, below TLS where there is a
+        ``context``."""
+        server = self._config.server
+        if context is None and server.http == "fast":
+            # A little more than a door takes, so that it is the door that says what is too much.
+            own = Http1(
+                delegate, self._seat.wheel, timeout=server.header_timeout, max_body=server.max_body_size + 65536
+            )
+            self._own_http.append(own)
+            return own.accept
         http = HTTPServer(
-            self._router,
+            delegate,
             idle_connection_timeout=server.header_timeout,
             body_timeout=server.header_timeout,
-            max_header_size=4 * MAX_HEADERS,
+            max_header_size=4 * MAX_HEAD,
             max_body_size=server.max_body_size + 65536,
             max_buffer_size=server.max_body_size + 262144,
         )
-        for sock in public:
-            listener = Listener(sock, _acceptor(http, context))
-            listener.prepare(self._config.delivery.send_buffer, USER_TIMEOUT)
-            self._listeners.append(listener)
-        doors = HTTPServer(
-            internal.application(self._metrics, self._readiness, server.workers), idle_connection_timeout=60
-        )
-        self._internal = [Listener(sock, _acceptor(doors, None)) for sock in internal_sockets]
-        for listener in [*self._listeners, *self._internal]:
-            listener.start()
+        return partial(_serve, http, context)
 
     def _readiness(self) -> internal.Readiness:
         reasons = {name: tenant.reasons() for name, tenant in self._served.items()}
@@ -226,11 +243,15 @@ class App:
         lobby = [] if self._lobby is None else [self._lobby.leave()]
         await asyncio.gather(*(tenant.leave() for tenant in served), *lobby)
         await self._router.stop()
+        for http in self._own_http:
+            http.leave()
         await asyncio.sleep(GRACE)
         if self._ticker is not None:
             await self._ticker.stop()
         self._counting.cancel()
         await asyncio.gather(*(tenant.end() for tenant in served), *self._tasks, return_exceptions=True)
+        for http in self._own_http:
+            http.close()
         self._seat.wheel.stop()
         for listener in self._internal:
             listener.stop()
@@ -241,7 +262,6 @@ class App:
     async def _count(self) -> None:
         """Copy what was counted, each second, for whichever worker is asked."""
         while True:
-            self._metrics.loop_lag.observe(self._seat.wheel.lag)
             self._metrics.collect()
             await asyncio.sleep(1.0)
 
@@ -279,17 +299,13 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     return context
 
 
-def _acceptor(http: HTTPServer, context: ssl.SSLContext | None) -> Accept:
-    """What a listener does with a connection: hand it to Tornado's HTTP, below TLS where there is a ``context``."""
+def _serve(http: HTTPServer, context: ssl.SSLContext | None, sock: socket.socket, address: Any) -> None:
+    """Give a connection to Tornado."""
     size = http.max_buffer_size
-
-    def accept(sock: socket.socket, address: Any) -> None:
-        stream: IOStream
-        if context is None:
-            stream = IOStream(sock, max_buffer_size=size)
-        else:
-            wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            stream = SSLIOStream(wrapped, max_buffer_size=size)
-        http.handle_stream(stream, address)
-
-    return accept
+    stream: IOStream
+    if context is None:
+        stream = StrictStream(sock, max_buffer_size=size)
+    else:
+        wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        stream = StrictSSLStream(wrapped, max_buffer_size=size)
+    http.handle_stream(stream, address)

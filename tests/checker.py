@@ -46,7 +46,7 @@ class Finding(NamedTuple):
     FORK          one place with two publications
     REFUTED-FAIL  something arrived, or was accepted, that had been refused for certain
     STUCK         a client receives no more although all faults are over, or was told never to come back
-    COUNT         too little happened for a clean result to mean anything
+    COUNT         too little happened for a clean result to mean anything, or more than was allowed
     ============  ======================================================================================
     """
 
@@ -185,6 +185,8 @@ class Judge:
         """One record."""
         do = record["do"]
         self.counts[do] += 1
+        if do == "gap" or (do == "subscribed" and record.get("was_recovering") and not record["recovered"]):
+            self.counts["gaps"] += 1
         if do == "closed":
             self.take_closed(record)
         elif do == "healed":
@@ -214,7 +216,7 @@ class Judge:
                 self.arrivals.append((walk, record["id"], record["t"]))
 
     def is_late(self, record: Record) -> bool:
-        """Whether it can be a probe: those are sent when everything is healed."""
+        """Whether it can be a probe: those are sent when everything is healed, and there are not many of them."""
         return "t" in record and (self.healed is None or record["t"] >= self.healed["t"])
 
     def take_publisher(self, do: str, record: Record) -> None:
@@ -248,8 +250,9 @@ class Judge:
 
     # In the end
 
-    def finish(self, at_least: int | Mapping[str, int] = 1) -> list[Finding]:
-        """All findings; COUNT when there are fewer records of a kind than ``at_least`` (a number is about ``recv``)."""
+    def finish(self, at_least: int | Mapping[str, int] = 1, at_most: Mapping[str, int] | None = None) -> list[Finding]:
+        """All findings; COUNT when there are fewer records of a kind than ``at_least`` (a number is about ``recv``), or
+        more than ``at_most``. ``gaps`` are all that were told: ``gap``, and recoveries that said no."""
         self.check_arrived()
         self.check_forks()
         self.check_again()
@@ -258,6 +261,9 @@ class Judge:
         for do, wanted in ({"recv": at_least} if isinstance(at_least, int) else at_least).items():
             if self.counts[do] < wanted:
                 self.found("COUNT", f"{self.counts[do]} x {do}, wanted at least {wanted}")
+        for do, allowed in (at_most or {}).items():
+            if self.counts[do] > allowed:
+                self.found("COUNT", f"{self.counts[do]} x {do}, wanted at most {allowed}")
         return self.findings
 
     def check_arrived(self) -> None:
@@ -311,7 +317,7 @@ class Judge:
             return
         for walk, one, t in self.arrivals:
             sent = self.sent.get((walk.channel, one))
-            if sent is not None and sent.probe and walk.probed is None:
+            if sent is not None and sent.probe and walk.probed is None and t >= self.healed["t"]:
                 walk.probed = t
         deadline = self.healed["t"] + self.healed["within"]
         for key in self.follows:
@@ -331,9 +337,11 @@ class Judge:
         return max(times, default=self.healed["t"]) - float(self.healed["t"])
 
 
-def check(records: Iterable[Record], *, at_least: int | Mapping[str, int] = 1) -> list[Finding]:
+def check(
+    records: Iterable[Record], *, at_least: int | Mapping[str, int] = 1, at_most: Mapping[str, int] | None = None
+) -> list[Finding]:
     """Everything that is wrong with ``records``; a run with fewer than ``at_least`` receives proves nothing (COUNT)."""
     judge = Judge()
     for record in records:
         judge.take(record)
-    return judge.finish(at_least)
+    return judge.finish(at_least, at_most)

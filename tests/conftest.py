@@ -2,41 +2,59 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tests import tools
-from tests.servers import RUNNING, WHOLE, Server
+from tests.servers import DEFAULT, RUNNING, WHOLE, Server, merged, speaking
 
 UNTESTED = pytest.StashKey[Counter[str]]()
 LOG_STARTS = pytest.StashKey[dict[Server, int]]()
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    """Two workers on the embedded store, shared by every test that leaves them alive."""
-    with Server() as running:
-        yield running
+@pytest.fixture
+def http(request: pytest.FixtureRequest) -> str:
+    """Which HTTP connection the server of a test has; a module that is marked with OVER_BOTH runs with each."""
+    return cast("str", getattr(request, "param", DEFAULT))
 
 
 @pytest.fixture(scope="session")
-def whole() -> Iterator[Server]:
-    """The same with presence, sessions and short times."""
-    with Server(WHOLE) as running:
-        yield running
+def common() -> Iterator[Callable[..., Server]]:
+    """The servers that tests share, by their HTTP connection and ``whole``, each begun when it is first asked for."""
+    with ExitStack() as stack:
+
+        def running(http: str, *, whole: bool = False) -> Server:
+            return stack.enter_context(Server(merged(speaking(http), WHOLE if whole else {})))
+
+        yield functools.cache(running)
 
 
 @pytest.fixture
-def start_server() -> Iterator[Callable[..., Server]]:
+def server(common: Callable[..., Server], http: str) -> Server:
+    """Two workers on the embedded store, shared by every test that leaves them alive."""
+    return common(http)
+
+
+@pytest.fixture
+def whole(common: Callable[..., Server], http: str) -> Server:
+    """The same with presence, sessions and short times."""
+    return common(http, whole=True)
+
+
+@pytest.fixture
+def start_server(http: str) -> Iterator[Callable[..., Server]]:
     """Start a server of the test's own: ``start_server({"client": {...}})``. It is stopped at the end of the test."""
     with ExitStack() as stack:
-        yield lambda changes=None, **options: stack.enter_context(Server(changes, **options))
+        yield lambda changes=None, **options: stack.enter_context(
+            Server(merged(speaking(http), changes or {}), **options)
+        )
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
 import yaml
 
 from tests import processes
@@ -97,6 +98,18 @@ WHOLE: dict[str, Any] = {
 """Laid over CONFIG: presence, sessions and what belongs to them, with short times."""
 
 
+DEFAULT = "fast"
+"""The HTTP connection of a server whose config names none."""
+
+OVER_BOTH = pytest.mark.parametrize("http", [DEFAULT, "tornado"], indirect=True)
+"""Marks tests that run with each HTTP connection: what they promise must not depend on it."""
+
+
+def speaking(http: str) -> dict[str, Any]:
+    """The config of a server with this HTTP connection, as far as it must be said."""
+    return {} if http == DEFAULT else {"server": {"http": http}}
+
+
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``base`` with ``changes`` laid over it, mapping by mapping; neither is changed."""
     result = copy.deepcopy(base)
@@ -113,6 +126,10 @@ def free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+STORE = os.environ.get("TEST_STORE", "")
+"""URL of a store for all servers that would run their own: ``TEST_STORE=redis://127.0.0.1:6379 make test``."""
 
 
 class Server:
@@ -132,7 +149,9 @@ class Server:
         self.arguments = arguments
         self.await_ready = await_ready
         ports = {"server": {"port": self.port, "internal": {"address": "127.0.0.1", "port": self.internal_port}}}
-        state = {"redis": {"state_dir": str(self.folder / "var")}}
+        state: dict[str, Any] = {"redis": {"state_dir": str(self.folder / "var")}}
+        if STORE:
+            state["redis"] |= {"url": STORE, "prefix": self.folder.name}
         self.config = merged(merged(merged(CONFIG, ports), state), changes or {})
         self.config_file = self.folder / "rt.yaml"
         self.log_file = self.folder / "log"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.checker import Judge, Record, check
 from tests.roles.cast import cast
-from tests.servers import Server
+from tests.servers import DEFAULT, Server
 
 COUNT = 10
 HEALED = 100.0
@@ -91,6 +91,18 @@ def test_a_clean_run_is_clean() -> None:
         judge.take(record)
     assert judge.finish({"recv": 2 * COUNT, "publish": COUNT, "probe": 1}) == []
     assert judge.heal_time() == 1.0
+
+
+def test_what_is_not_about_a_publication_is_left_alone() -> None:
+    """A cast's own records."""
+    records: list[Record] = [{"do": "cast", "seed": 1}, {"do": "fault", "name": "x", "what": "start"}, *clean_run()]
+    assert check(records, at_least={"recv": 1, "fault": 1}) == []
+
+
+def test_nothing_of_another_epoch_is_owed() -> None:
+    """What was accepted in an epoch that this client never was in is no loss to it; if it ought to be, it is stuck."""
+    other = {**published(3), "id": "n3", "epoch": "f"}
+    assert check([*clean_run(), {**publish(3), "id": "n3"}, other]) == []
 
 
 def test_the_order_of_files_does_not_matter() -> None:
@@ -244,6 +256,23 @@ def test_an_epoch_that_nobody_announced_is_found() -> None:
     assert check(records) == []
 
 
+def test_an_epoch_that_nobody_announced_is_found_once() -> None:
+    """And then it is followed: what comes in it is owed and in order."""
+    records: list[Record] = [subscribed("a", 0)]
+    for offset in range(1, 6):
+        records += [{**one, "epoch": "f"} for one in (publish(offset), published(offset), recv("a", offset))]
+    assert [finding.rule for finding in check(records)] == ["HOLE"]
+    assert rules([one for one in records if one["id" if "id" in one else "do"] != "m4"]) == {"HOLE"}
+    records = [one for one in records if one.get("id") != "m4" or one["do"] != "recv"]
+    assert sorted(finding.rule for finding in check(records)) == ["HOLE", "HOLE", "LOST"]
+
+
+def test_what_is_before_a_subscription_does_not_come() -> None:
+    """Its position says that this one was there already."""
+    records = [publish(5), published(5), subscribed("a", 5), recv("a", 5)]
+    assert rules(records) == {"ORDER"}
+
+
 def test_a_cursor_that_names_another_place_is_found() -> None:
     """Who came back with it would miss something."""
     records = clean_run()
@@ -271,6 +300,10 @@ def test_an_altered_publication_is_found(field: str) -> None:
         records = clean_run()
         records[receives(records, client)[3]][field] = "other"
         assert rules(records) == {"PHANTOM"}
+    records = clean_run()
+    for index in find(records, "recv", id="m4"):
+        records[index][field] = "other"
+    assert rules(records) == {"PHANTOM"}
 
 
 def test_a_publication_of_another_channel_is_found() -> None:
@@ -364,6 +397,24 @@ def test_a_late_probe_is_found() -> None:
     assert rules(records) == {"STUCK"}
 
 
+def test_a_probe_before_the_last_fault_is_no_probe() -> None:
+    """Healed twice: only what came after the second time counts, wherever it is written."""
+    again = {"do": "healed", "t": HEALED + 3, "within": 5.0}
+    assert rules([*clean_run(), again]) == {"STUCK"}
+    assert rules([again, *(one for one in clean_run() if one["do"] != "healed")]) == {"STUCK"}
+
+
+def test_there_is_no_time_to_heal_when_somebody_did_not() -> None:
+    """Nor when nobody said that it is over."""
+    records = clean_run()
+    for left in (records[:-1], [one for one in records if one["do"] != "healed"]):
+        judge = Judge()
+        for record in left:
+            judge.take(record)
+        judge.finish()
+        assert judge.heal_time() is None
+
+
 def test_an_ordinary_publication_is_no_probe() -> None:
     """What was sent before everything was healed proves nothing."""
     records = clean_run()
@@ -384,13 +435,23 @@ def test_a_run_that_did_nothing_is_found() -> None:
     assert [one.text for one in check(clean_run(), at_least={"recv": 5, "gap": 1})] == ["0 x gap, wanted at least 1"]
 
 
+def test_gaps_where_nothing_may_be_lost_are_found() -> None:
+    """A gap that is told, and a recovery that says no; a first visit is neither."""
+    records = [*clean_run(), {**subscribed("z", COUNT + 1), "was_recovering": False}]
+    records[find(records, "subscribed", client="b", recovered=True)[0]]["was_recovering"] = True
+    assert check(records, at_most={"gaps": 0}) == []
+    told = [gap("a", COUNT + 1), {**subscribed("b", COUNT + 1), "was_recovering": True}]
+    assert [one.text for one in check(records + told, at_most={"gaps": 1})] == ["2 x gaps, wanted at most 1"]
+
+
 # The same with what was really recorded
 
 
 @pytest.fixture(scope="module")
-def recorded(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Record]]:
+def recorded(common: Callable[..., Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Record]]:
     """A short run over all doors, with readers that come back again and again."""
     folder: Path = tmp_path_factory.mktemp("cast")
+    server = common(DEFAULT)
     with cast(server, readers=6, rate=100, channels=2, seed=7, reconnect_every=0.2, folder=folder) as run:
         run.wait(receives=500)
         yield run.assert_clean(at_least={"recv": 500, "subscribed": 20, "published": 50})

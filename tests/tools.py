@@ -50,11 +50,27 @@ def has_old_cent() -> bool:
     return OLD_CENT.is_dir()
 
 
+def has_network() -> bool:
+    """Networks of one's own, which take root's rights and parts of the kernel."""
+    from tests.faults.network import permitted
+
+    return permitted()
+
+
+def has_grasp() -> bool:
+    """The right to look at another process's sockets."""
+    from tests.promises.grasp import permitted
+
+    return permitted()
+
+
 TOOLS: dict[str, Callable[[], bool]] = {
     "node": has_node,
     "redis-server": has_redis_server,
     "chromium": has_chromium,
     "cent 5.0": has_old_cent,
+    "network namespaces": has_network,
+    "sockets of other processes": has_grasp,
 }
 
 

@@ -253,6 +253,13 @@ class Broker:
         """
         return self._sessions.update(user, changes_set, remove, ttl)
 
+    def restore_session(
+        self, user: str, fields: Sequence[tuple[str, bytes, Sequence[str]]], ttl: float
+    ) -> asyncio.Future[None]:
+        """Bring back fields of the user's session that the store has lost. Each comes with its rivals: where it or one
+        of them is there, it is left out. May be repeated."""
+        return self._sessions.restore(user, fields, ttl)
+
     def touch_sessions(self, users: Sequence[str], ttl: float) -> asyncio.Future[None]:
         """Let the sessions of these users, where there are any, live for ``ttl`` seconds from now."""
         return self._sessions.touch(users, ttl)

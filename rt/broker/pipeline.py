@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,9 +23,12 @@ from rt.broker.refusal import LINEAGE, NOSCRIPT, READONLY, REPLICA, Refusal, ref
 from rt.broker.scripts import Scripts, read_lineage
 from rt.broker.settings import Address, StoreSettings
 from rt.broker.trouble import Trouble
+from rt.broker.versions import outdated
 from rt.errors import StoreError
 
 T = TypeVar("T")
+
+log = logging.getLogger("rt.broker")
 
 MAX_ATTEMPTS = 4
 """How often one call is sent at most: it may meet a server without the script, then a channel of another lineage."""
@@ -94,7 +98,7 @@ class Pipeline:
 
     __slots__ = (
         "_address", "_counters", "_held", "_link", "_loop", "_name", "_on_up", "_reading", "_scripts", "_setting",
-        "_settings", "_stopping", "_sweeper", "_task", "_trouble",
+        "_settings", "_stopping", "_sweeper", "_task", "_trouble", "_warned_of",
     )  # fmt: skip
 
     def __init__(
@@ -121,6 +125,7 @@ class Pipeline:
         self._sweeper: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._warned_of = ""
 
     # Life
 
@@ -162,6 +167,7 @@ class Pipeline:
         try:
             again = self._scripts is not None
             renewed = await self._read(link)
+            link.call("INFO", "server").add_done_callback(self._look_at_version)
             since = self._loop.time()
             self._counters.reconnects += again
             self._link = link
@@ -174,6 +180,13 @@ class Pipeline:
         finally:
             self._link = None
             link.close(link.reason)
+
+    def _look_at_version(self, told: asyncio.Future[Any]) -> None:
+        """Warn of an old store, once. One that does not let us ask is left in peace."""
+        old = "" if told.cancelled() or told.exception() else outdated(told.result())
+        if old and old != self._warned_of:
+            self._warned_of = old
+            log.warning("the store is %s, which has known holes (unless your distribution mended it): update it", old)
 
     # Lineage and scripts
 

@@ -23,10 +23,11 @@ REMOVE = "remove"
 PRESENCE = "presence"
 SESSION = "session"
 QUOTA = "quota"
+RESTORE = "restore"
 
 _TEXTS = {
     name: resources.files(__package__).joinpath("lua", f"{name}.lua").read_text("utf-8")
-    for name in (PUBLISH, HISTORY, REMOVE, PRESENCE, SESSION, QUOTA)
+    for name in (PUBLISH, HISTORY, REMOVE, PRESENCE, SESSION, QUOTA, RESTORE)
 }
 
 

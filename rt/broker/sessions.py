@@ -13,7 +13,8 @@ from typing import Any
 from rt import errors
 from rt.broker.keys import Keys
 from rt.broker.pipeline import Pipeline
-from rt.broker.scripts import SESSION
+from rt.broker.scripts import RESTORE, SESSION
+from rt.broker.streams import nothing
 from rt.broker.together import together
 from rt.errors import StoreError
 
@@ -82,6 +83,17 @@ class Sessions:
         for field, value in changes.items():
             args += (field, value)
         return self._run((self._keys.session(user),), ttl, (*args, *remove))
+
+    def restore(
+        self, user: str, fields: Sequence[tuple[str, bytes, Sequence[str]]], ttl: float
+    ) -> asyncio.Future[None]:
+        """See :meth:`rt.broker.Broker.restore_session`."""
+        self.found()
+        args: list[str | bytes | int] = [max(int(ttl * 1000), 1), self._keys.control, MAX_FIELDS]
+        for field, value, rivals in fields:
+            args += (field, value, len(rivals), *rivals)
+        keys = (self._keys.sessions, self._keys.session(user))
+        return self._pipeline.run(RESTORE, keys, tuple(args), nothing, repeatable=True)
 
     def touch(self, users: Sequence[str], ttl: float) -> asyncio.Future[None]:
         """See :meth:`rt.broker.Broker.touch_sessions`."""

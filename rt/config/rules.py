@@ -157,13 +157,18 @@ def bounds_can_be_met(draft: Draft) -> Iterator[Finding]:
 
 
 def anonymous_too(draft: Draft) -> Iterator[Finding]:
-    """A permission `..._for_anonymous` goes with the same one `..._for_client`."""
+    """A permission `..._for_anonymous` goes with the same one `..._for_client` or `..._for_subscriber`."""
     for path, namespace in draft.namespaces():
-        for verb in ("subscribe", "publish", "history", "presence"):
-            client = f"allow_{verb}_for_client"
-            if getattr(namespace, f"allow_{verb}_for_anonymous") and not getattr(namespace, client):
-                found, allowed = f"true without {client}", f"{client}: true beside it"
-                yield Finding(f"{path}.allow_{verb}_for_anonymous", found, allowed, (f"{path}.{client}",))
+        for verb, others in _ANONYMOUS_TOO.items():
+            if getattr(namespace, f"allow_{verb}_for_anonymous") and not any(getattr(namespace, o) for o in others):
+                found, allowed = f"true without {others[0]}", f"{' or '.join(others)}: true beside it"
+                needs = tuple(f"{path}.{other}" for other in others)
+                yield Finding(f"{path}.allow_{verb}_for_anonymous", found, allowed, needs)
+
+
+_ANONYMOUS_TOO = {"subscribe": ("allow_subscribe_for_client",)} | {
+    verb: (f"allow_{verb}_for_client", f"allow_{verb}_for_subscriber") for verb in ("publish", "history", "presence")
+}
 
 
 def cache_begins_with_newest(draft: Draft) -> Iterator[Finding]:

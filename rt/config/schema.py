@@ -92,6 +92,13 @@ class Server(Section, frozen=True, kw_only=True):
         float, Key("A request's head must be complete after this time.", Duration("100ms", "5m"))
     ] = 10.0
     max_body_size: Annotated[int, Key("Largest body of an HTTP API call.", Size("1KiB", "64MiB"))] = 1 << 20
+    http: Annotated[
+        Literal["fast", "tornado"],
+        Key(
+            "Whose HTTP is spoken on sockets without TLS: our own, or Tornado's, which is always below TLS.",
+            Choice("fast", "tornado"),
+        ),
+    ] = "fast"
     demo: Annotated[bool, Key("Serve the demo page at `/`; for development only.", Flag())] = False
 
 

@@ -19,8 +19,8 @@ from rt.protocol.publication import Position
 from rt.protocol.wires import Item
 
 if TYPE_CHECKING:
-    from rt.delivery.connection import Connection
     from rt.delivery.feed import Feed
+    from rt.delivery.outbox import Owner
     from rt.delivery.subscription import Subscription
 
 
@@ -60,7 +60,7 @@ def outranked(subscription: Subscription) -> bool:
     return any(other.state is State.BEHIND and other.feed.manner.rank > rank for other in others)
 
 
-def resume(owner: Connection) -> None:
+def resume(owner: Owner) -> None:
     """Nothing waits for the connection: those behind are served, by priority, until something does."""
     behind = [one for one in owner.subscriptions.values() if one.state is State.BEHIND]
     ranked = owner.hub.ranked
@@ -68,7 +68,7 @@ def resume(owner: Connection) -> None:
         behind.sort(key=lambda one: -one.feed.manner.rank)
     for subscription in behind:
         goes_on = _forward(subscription)
-        if owner.outbox.queue is not None or (ranked and goes_on):
+        if subscription.outbox.queue is not None or (ranked and goes_on):
             return
 
 

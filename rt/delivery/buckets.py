@@ -8,25 +8,28 @@ it needs no entry, and what is forgotten at that moment changes nothing.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 GRAIN = 1e-9  # seconds: what sums of floating-point numbers may be off by
 
 
 class Bucket:
-    """A token bucket of one second's worth: ``rate`` tokens come per second (0: no limit), as many may be saved."""
+    """A token bucket: ``rate`` tokens come per second (0: no limit), and ``depth`` (as many, unless said) may be
+    saved."""
 
-    __slots__ = ("_filled_at", "_tokens", "rate")
+    __slots__ = ("_depth", "_filled_at", "_tokens", "rate")
 
-    def __init__(self, rate: float, now: float) -> None:
+    def __init__(self, rate: float, now: float, depth: Callable[[float], float] = float) -> None:
         self.rate = rate
-        self._tokens = max(rate, 1.0)
+        self._depth = depth
+        self._tokens = max(depth(rate), 1.0)
         self._filled_at = now
 
     def take(self, now: float) -> bool:
         """Take a token; False when there is none."""
         if not self.rate:
             return True
-        self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._filled_at) * self.rate)
+        self._tokens = min(max(self._depth(self.rate), 1.0), self._tokens + (now - self._filled_at) * self.rate)
         self._filled_at = now
         if self._tokens < 1.0:
             return False

@@ -71,9 +71,10 @@ def reach(
     limit: Limit | None,
     *,
     upto: Sequence[Position] | None = None,
+    fresh: bool = True,
 ) -> list[Leg] | Absent:
     """The legs from ``since`` to the feed's base, or to ``upto``. ``None`` in ``since`` asks for nothing; an empty
-    epoch for the current one.
+    epoch for the current one. ``fresh``: the pages were asked for later than ``since`` was.
 
     With a ``limit`` a leg is whole or a gap (a reply recovers all or nothing); without, for one that fell behind, it
     may be the first part of the way.
@@ -82,7 +83,7 @@ def reach(
     absent: dict[int, int] = {}
     base = feed.start() if upto is None else upto
     for index, channel in enumerate(feed.channels):
-        leg = _leg(channel, base[index], since[index], pages.get(index), limit)
+        leg = _leg(channel, base[index], since[index], pages.get(index), limit, fresh=fresh)
         if isinstance(leg, Missing):
             absent[index] = leg.after
         else:
@@ -91,7 +92,7 @@ def reach(
 
 
 def _leg(
-    channel: Channel, base: Position, since: Position | None, page: Page | None, limit: Limit | None
+    channel: Channel, base: Position, since: Position | None, page: Page | None, limit: Limit | None, *, fresh: bool
 ) -> Leg | Missing:
     if not channel.stored:
         return Leg(base) if since is None or limit is not None else _spared(channel, since, base)
@@ -105,7 +106,7 @@ def _leg(
     if want.epoch != channel.position.epoch:
         return Leg(here, gap="epoch")
     if want.offset > channel.position.offset:
-        return _ahead(channel, want, here, page)
+        return _ahead(channel, want, here, page if fresh else None)
     if here != base or want.offset > base.offset:
         return Leg(want)
     if limit is None and channel.namespace.slow == "conflate" and want != base:
@@ -114,7 +115,8 @@ def _leg(
 
 
 def _ahead(channel: Channel, want: Position, here: Position, page: Page | None) -> Leg | Missing:
-    """It has seen more than this worker: the store decides. (A page has been taken by the channel before we see it.)"""
+    """It has seen more than this worker: the store decides, by a page that was asked for after it came, since one that
+    was under way may be older than what it has seen. (A page has been taken by the channel before we see it.)"""
     if page is None or (page.top.epoch == want.epoch and page.top.offset >= want.offset):
         return Missing(channel.position.offset)
     return Leg(here, gap="ahead")
@@ -198,10 +200,11 @@ async def join(feed: Feed, since: Sequence[Position | None], limit: Limit) -> li
     """
     await feed.open()
     legs = reach(feed, since, {}, limit)
-    for _ in range(TRIES):
+    for tries in range(TRIES):
         if not isinstance(legs, Absent):
             return legs
-        legs = reach(feed, since, await read(feed, legs), limit)
+        # The first read may be one that others had begun; the second began after the first had ended.
+        legs = reach(feed, since, await read(feed, legs), limit, fresh=tries > 0)
     if isinstance(legs, Absent):
         raise Refused(INTERNAL, "the stream runs faster than it can be read")
     return legs

@@ -226,10 +226,10 @@ class Channel:
             self.recent.clear()
 
     def read(self, after: int) -> asyncio.Future[Page]:
-        """The page of the stream after offset ``after``; one read is shared by all who ask the same. May fail:
-        StoreError."""
+        """The page of the stream after offset ``after``; one read is shared by all who ask the same while it is under
+        way. May fail: StoreError."""
         future = self._reads.get(after)
-        if future is None:
+        if future is None or future.done():
             sent, emptied = self.position, self._emptied
             since = Position(sent.epoch, after)
             future = self.hub.broker.history(
@@ -241,7 +241,8 @@ class Channel:
         return future
 
     def _read(self, after: int, sent: Position, emptied: int, future: asyncio.Future[Page]) -> None:
-        self._reads.pop(after, None)
+        if self._reads.get(after) is future:
+            del self._reads[after]
         if not future.cancelled() and future.exception() is None:
             self._learn(future.result(), sent)
             if emptied == self._emptied:

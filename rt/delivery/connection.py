@@ -269,6 +269,9 @@ class Connection(ABC):
             self.outbox.end(self.farewell(close) if last is None else last)
         else:
             self.outbox.discard()
+        # Nothing that it is made of may hold it: it goes when the socket does, not when garbage is collected.
+        self.outbox.owner = hub.nobody
+        self.on_beat = None
 
     def farewell(self, close: Close) -> bytes:
         """The last bytes."""

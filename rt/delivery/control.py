@@ -48,6 +48,8 @@ def obey(hub: Hub, body: bytes) -> bytes | asyncio.Future[bytes]:
 
 
 def _obey(hub: Hub, message: control.Message | None) -> bytes | asyncio.Future[bytes]:
+    if isinstance(message, Target):
+        hub.sessions.heard(message)
     match message:
         case SubscribeUser():
             return _subscribe(hub, message)

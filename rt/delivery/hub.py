@@ -22,8 +22,10 @@ from rt.delivery.crowd import Crowd
 from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
 from rt.delivery.limits import SWEEP, Limits
+from rt.delivery.outbox import Nobody
 from rt.delivery.policy import Manner, manner
 from rt.delivery.presence import Presence
+from rt.delivery.sessions import Sessions
 from rt.delivery.subscription import State
 from rt.errors import SHUTDOWN, Close, Refused, StoreError
 from rt.protocol.channels import Namespaces
@@ -101,7 +103,9 @@ class Hub:
         self.claiming: dict[str, bool] = {}
         self.readings: dict[str, list[Reading]] = {}  # sessions being read, by user
         self.presence = Presence(self)
+        self.sessions = Sessions(self)
         self.expiry = Expiry(wheel)
+        self.nobody = Nobody(self)
         self.leaving = False
         self.paces: dict[Subscription, Pace] = {}  # of those who are behind and have one
         self.batches = Batches(self.loop, self._batched)
@@ -248,6 +252,7 @@ class Hub:
         """While somebody is connected, what the backend said to them is not forgotten."""
         if self.leaving:
             return
+        self.sessions.sweep()
         ttl = self.config.client.session_ttl
         self.wheel.at(now + (ttl / 4 or TOUCH), self._touch_sessions)
         if self.users and self.keeps_sessions and self.broker.sessions_used:
@@ -332,7 +337,8 @@ class Hub:
     # Positions
 
     def check_all(self) -> None:
-        """The store was away: every position must be compared with its stream."""
+        """The store was away: every position must be compared with its stream, and what it lost be made good."""
+        self.spawn(self.sessions.restore())
         if self._checking is not None:
             self._checking.cancel()
         self._checking = self.spawn(self._check([c for c in self.channels.values() if c.opened and c.stored]))

@@ -9,7 +9,7 @@ whose policy is ``disconnect`` costs the connection above the high watermark (:m
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from rt.delivery.behind import outranked
@@ -17,7 +17,7 @@ from rt.delivery.policy import share
 from rt.delivery.subscription import State
 
 if TYPE_CHECKING:
-    from rt.delivery.connection import Connection
+    from rt.delivery.hub import Hub
     from rt.delivery.subscription import Subscription
     from rt.delivery.wheel import Alarm
     from rt.protocol.publication import Position
@@ -53,12 +53,63 @@ class Sink(Protocol):
         """Close at once. Harmless when it is closed already."""
 
 
+class Owner(Protocol):
+    """Whose outbox it is."""
+
+    hub: Hub
+    closed: bool
+
+    @property
+    def subscriptions(self) -> Mapping[str, Subscription]:
+        """What it follows, by channel or other key."""
+
+    def broken(self) -> None:
+        """The socket is gone."""
+
+    def slow(self, reason: str) -> None:
+        """The peer takes too little, for a reason of the metrics."""
+
+    def heard(self) -> None:
+        """The peer took something."""
+
+    def drained(self) -> None:
+        """Nothing waits any more."""
+
+    def lost(self, subscription: Subscription) -> None:
+        """What the subscription needs next is lost."""
+
+
+class Nobody:
+    """Owns what connections leave behind that have ended. With the connection itself as owner the two would hold each
+    other, and with them all that a connection is made of, until the garbage collector has gone through everything."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.closed = True
+        self.subscriptions: Mapping[str, Subscription] = {}
+
+    def broken(self) -> None:
+        """It has ended already."""
+
+    def slow(self, reason: str) -> None:
+        """So it has."""
+
+    def heard(self) -> None:
+        """Nobody asks any more."""
+
+    def drained(self) -> None:
+        """Nothing is read any more."""
+
+    def lost(self, subscription: Subscription) -> None:
+        """There is none."""
+
+
 class Outbox:
     """The queue of one connection. ``size`` is bytes waiting, ``count`` frames waiting."""
 
     __slots__ = ("_alarm", "_moved", "_partial", "count", "ending", "owner", "queue", "send", "sink", "size")
 
-    def __init__(self, sink: Sink, owner: Connection) -> None:
+    def __init__(self, sink: Sink, owner: Owner) -> None:
         self.sink = sink
         self.send = sink.send
         self.owner = owner

@@ -67,24 +67,31 @@ class Presence:
         self._rooms: dict[str, Room] = {}
 
     def enter(
-        self, name: str, namespace: Namespace, connection: Connection, chan_info: bytes = b""
+        self, name: str, namespace: Namespace, connection: Connection, chan_info: bytes = b"", *, tell: bool = True
     ) -> asyncio.Future[int] | None:
         """The connection follows the channel ``name`` now. With presence on, the future says how many are there;
-        without presence and without join/leave nothing is done."""
+        without presence and without join/leave nothing is done. Unless ``tell``, that it came is left to
+        :meth:`tell`."""
         if not namespace.presence and not namespace.join_leave:
             return None
         room = self._rooms.get(name) or self._open(name)
         seat = Seat(connection, chan_info, kept=namespace.presence, announces=namespace.join_leave)
         room.seats[connection.id] = seat
-        announce = seat.announces and self._may_tell(room)
-        member = seat.member()
         if not seat.kept:
-            if announce:
-                self._tell(room.name, Change("join", member.info))
+            if tell:
+                self._announce(room, seat)
             return None
-        future = self._hub.broker.enter(name, [member], announce=announce)
+        announce = seat.announces and (not tell or self._may_tell(room))
+        future = self._hub.broker.enter(name, [seat.member()], announce=announce, refresh=not tell)
         future.add_done_callback(partial(self._entered, seat, announce))
         return future
+
+    def tell(self, name: str, connection: Connection) -> None:
+        """Tell the others in the channel that the connection, which entered in silence, has come."""
+        room = self._rooms.get(name)
+        seat = room.seats.get(connection.id) if room is not None else None
+        if room is not None and seat is not None and seat.said:
+            self._announce(room, seat)
 
     def leave(self, name: str, connection: Connection) -> asyncio.Future[None] | None:
         """It follows the channel no more. The future is done when nobody can see it there any more."""
@@ -98,7 +105,7 @@ class Presence:
             future.add_done_callback(_seen)
             return future
         if announce:
-            self._tell(name, Change("leave", seat.member().info))
+            self._say(name, Change("leave", seat.member().info))
         return None
 
     def changed(self, connection: Connection) -> None:
@@ -123,7 +130,11 @@ class Presence:
         self._hub.tally.drops["join_leave"] += 1
         return False
 
-    def _tell(self, name: str, change: Change) -> None:
+    def _announce(self, room: Room, seat: Seat) -> None:
+        if seat.announces and self._may_tell(room):
+            self._say(room.name, Change("join", seat.member().info))
+
+    def _say(self, name: str, change: Change) -> None:
         self._hub.broker.announce(name, change).add_done_callback(_seen)
 
     @staticmethod

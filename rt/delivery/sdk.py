@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rt import __version__, errors
 from rt.delivery import asking, server_side
-from rt.delivery.catchup import Leg, at_once, join
+from rt.delivery.catchup import Leg, at_once
 from rt.delivery.conversation import Conversation
 from rt.delivery.rules import Visitor
 from rt.delivery.subscriber import Coming
@@ -167,7 +167,7 @@ class SdkConnection(Conversation):
         granted = channels.granted(request, namespace, self.who)
         coming = self.coming(name, namespace, granted, channels.recovery(request, namespace, granted), right)
         legs = at_once(coming.subscription.feed, [coming.since], hub.limit)
-        if legs is None:
+        if legs is None or namespace.presence:
             return self._join(command, request, coming, expire_at)
         self._begin(command, request, coming, expire_at, legs[0])
         return None
@@ -184,14 +184,14 @@ class SdkConnection(Conversation):
         """The part of a subscribe that waits. It may have been closed or ended meanwhile: then it is not begun."""
         subscription = coming.subscription
         try:
-            legs = await join(subscription.feed, [coming.since], self.hub.limit)
+            coming, leg = await self.joined(coming)
             if subscription.state is State.GONE:
                 self._missed(command.id, coming)
                 return
         except (StoreError, Refused):
             self.end(coming.name, subscription)
             raise
-        self._begin(command, request, coming, expire_at, legs[0])
+        self._begin(command, request, coming, expire_at, leg)
 
     def _missed(self, id: int, coming: Coming) -> None:
         """It was ended while it was on its way. What the backend wants is done to the end: it was, and is no more."""

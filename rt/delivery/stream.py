@@ -144,8 +144,8 @@ class Stream(Connection):
         try:
             await target.feed.open()
             pages: Pages = {}
-            for _ in range(TRIES):
-                absent = await self._calmly(partial(self._arrive, target, goal, pages))
+            for reads in range(TRIES + 1):
+                absent = await self._calmly(partial(self._arrive, target, goal, pages, fresh=reads > 1))
                 if absent is None:
                     return
                 pages = await read(target.feed, absent)
@@ -158,13 +158,15 @@ class Stream(Connection):
     def _goal(self) -> dict[str, Following]:
         return {**self.following, **self._coming}
 
-    def _arrive(self, target: Subscription, goal: Mapping[str, Following], pages: Pages) -> Absent | None:
+    def _arrive(
+        self, target: Subscription, goal: Mapping[str, Following], pages: Pages, *, fresh: bool
+    ) -> Absent | None:
         """Go to the ``target``, unless something must be read before, or the list is another one by now."""
         if self.closed or target.state is State.GONE or goal != self._goal():
             return None
         feed = target.feed
         since = [None if name in self.following else goal[name].since for name in feed.key]
-        legs = reach(feed, since, pages, self.hub.limit, upto=feed.standing())
+        legs = reach(feed, since, pages, self.hub.limit, upto=feed.standing(), fresh=fresh)
         if isinstance(legs, Absent):
             return legs
         new = {name: leg for name, leg in zip(feed.key, legs, strict=True) if name in self._coming}

@@ -41,13 +41,15 @@ _NOTHING_ASKED = Subscribe()
 
 
 class Coming(NamedTuple):
-    """A subscription on its way: how it was granted, and from where it goes on (None: from now)."""
+    """A subscription on its way: how it was granted, and from where it goes on (None: from now). ``entered``, if it is
+    present in the channel already, says how many are."""
 
     name: str
     namespace: Namespace
     granted: Granted
     subscription: Subscription
     since: Position | None
+    entered: asyncio.Future[int] | None = None
 
 
 class Subscriber(Connection):
@@ -101,6 +103,17 @@ class Subscriber(Connection):
         granted = channels.granted(request, namespace, channels.Who(self.user))
         return self.coming(name, namespace, granted, channels.recovery(request, namespace, granted), right)
 
+    async def seated(self, coming: Coming) -> Coming:
+        """With presence on, others must see it there before it is told so itself. (Where the store cannot be told, it
+        is told later.)"""
+        if not coming.namespace.presence or coming.subscription.state is State.GONE:
+            return coming
+        info = coming.subscription.right.info if coming.subscription.right is not None else b""
+        entered = self.hub.presence.enter(coming.name, coming.namespace, self, info, tell=False)
+        if entered is not None:
+            await asyncio.wait([entered])
+        return coming._replace(entered=entered)
+
     def here(self, coming: Coming, leg: Leg) -> asyncio.Future[int] | None:
         """It stands at the leg's end, and what led there is written: live, or nearly so. The future, if any, says how
         many are present in the channel."""
@@ -108,6 +121,9 @@ class Subscriber(Connection):
         if subscription.state is State.GONE:
             return None
         subscription.feed.settle(subscription, [leg.position])
+        if coming.entered is not None:
+            self.hub.presence.tell(coming.name, self)
+            return coming.entered
         info = subscription.right.info if subscription.right is not None else b""
         return self.hub.presence.enter(coming.name, coming.namespace, self, info)
 
@@ -143,9 +159,13 @@ class Subscriber(Connection):
             request = asked.get(name)
             since = Position(request.epoch, request.offset) if request is not None and request.recover else None
             arriving.append(self.by_server(name, terms, since))
-        joins = [join(coming.subscription.feed, [coming.since], self.hub.limit) for coming in arriving]
-        legs = await asyncio.gather(*joins)
-        return [(coming, found[0]) for coming, found in zip(arriving, legs, strict=True)]
+        return await asyncio.gather(*(self.joined(coming) for coming in arriving))
+
+    async def joined(self, coming: Coming) -> tuple[Coming, Leg]:
+        """Wait until it is seen where it should be, and can begin. Raises Refused (100) and StoreError."""
+        coming = await self.seated(coming)
+        legs = await join(coming.subscription.feed, [coming.since], self.hub.limit)
+        return coming, legs[0]
 
     def arrive(self, arrived: list[tuple[Coming, Leg]]) -> None:
         """They are told of, and go on from where each of them stood when it was found. Time has passed since."""
@@ -178,21 +198,21 @@ class Subscriber(Connection):
         except Refused:
             return None  # this worker's config has no such channel; the API has answered by its own
         legs = at_once(coming.subscription.feed, [coming.since], self.hub.limit)
-        if legs is None:
+        if legs is None or coming.namespace.presence:
             return self.hub.spawn(self._join_by_server(coming, terms))
         self._subscribed(coming, terms, legs[0])
         return None
 
     async def _join_by_server(self, coming: Coming, terms: Terms) -> None:
         try:
-            legs = await join(coming.subscription.feed, [coming.since], self.hub.limit)
+            coming, leg = await self.joined(coming)
         except (StoreError, Refused):
             # It would be missing for ever: the client comes back, and finds it in its session or its token.
             if coming.subscription.state is not State.GONE:
                 self.close(errors.INSUFFICIENT_STATE)
             return
         if coming.subscription.state is not State.GONE:
-            self._subscribed(coming, terms, legs[0])
+            self._subscribed(coming, terms, leg)
 
     def _subscribed(self, coming: Coming, terms: Terms, leg: Leg) -> None:
         """The push has no room for publications, so what was recovered follows it."""

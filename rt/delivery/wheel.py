@@ -36,7 +36,7 @@ class Wheel:
 
     def __init__(self, tick: float = 0.25) -> None:
         self.tick = tick
-        self.lag = 0.0  # seconds by which the last tick came too late: the loop's lag
+        self.on_tick: Callable[[float], None] | None = None  # told by how many seconds a tick came too late
         self._slots: dict[int, list[Alarm]] = {}
         self._next = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +73,8 @@ class Wheel:
     def _turn(self) -> None:
         assert self._loop is not None
         now = self._loop.time()
-        self.lag = max(0.0, now - self._next * self.tick)
+        if self.on_tick is not None:
+            self.on_tick(max(0.0, now - self._next * self.tick))
         last = int(now / self.tick)
         while self._next <= last:
             due = self._slots.pop(self._next, ())

@@ -138,6 +138,7 @@ _OF_PROCESS = (
     _gauge("rt_deadlines", "Deadlines that the workers keep, with cancelled ones whose time has not come."),
     _gauge("rt_worker_leaving", "1 where the worker has stopped accepting connections.", mode="liveall"),
     _gauge("rt_worker_seen_timestamp_seconds", "When the worker last copied its metrics.", mode="liveall"),
+    _gauge("rt_worker_seen_uptime_seconds", "The same by the clock that nobody sets, since the boot.", mode="liveall"),
     _gauge("rt_build_info", "Always 1; the version that runs is the label.", "version", mode="livemax"),
 )
 

@@ -28,6 +28,7 @@ class Metrics(Series):
         self.loop_lag = Latency()
         self._tenants: dict[str, TenantMetrics] = {}
         self.gauge("rt_worker_seen_timestamp_seconds", time.time)
+        self.gauge("rt_worker_seen_uptime_seconds", time.monotonic)
         self._sources["rt_cpu_seconds_total"] = [lambda: {(): time.process_time()}]
         self.gauge("rt_resident_memory_bytes", _resident_memory)
         self.gauge("rt_tasks", _tasks)

@@ -21,7 +21,7 @@ file."""
 
 class WorkerState(NamedTuple):
     """What one worker last said about itself. ``ready`` names the tenants whose clients may come to it; ``seen`` is
-    when, in seconds of the host's wall clock."""
+    when, in seconds of the host's monotonic clock."""
 
     pid: int
     ready: frozenset[str]
@@ -115,5 +115,5 @@ def state(pid: int, values: Mapping[str, float], ready: Mapping[str, float]) -> 
         pid,
         ready=frozenset(tenant for tenant, value in ready.items() if value == 1),
         leaving=values.get("rt_worker_leaving", 0) == 1,
-        seen=values.get("rt_worker_seen_timestamp_seconds", 0.0),
+        seen=values.get("rt_worker_seen_uptime_seconds", 0.0),
     )

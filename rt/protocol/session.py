@@ -52,6 +52,15 @@ def unsubscribed_all(channels: Iterable[str], now: float) -> Changes:
     return Changes({_OFF: _encode(now)}, [prefix + channel for channel in channels for prefix in (_SUB, _OFF)])
 
 
+def rivals(field: str) -> list[str]:
+    """The fields that say something else about the same as ``field``; one that is newer overrules it."""
+    if field.startswith(_SUB):
+        return [_OFF + field.removeprefix(_SUB), _OFF]
+    if field.startswith(_OFF) and field != _OFF:
+        return [_SUB + field.removeprefix(_OFF)]
+    return []
+
+
 def informed(info: bytes, now: float) -> Changes:
     """What others see of the user's connections is now ``info``: compact JSON, empty for nothing."""
     return Changes({_INFO: _encode(_Info(now, msgspec.Raw(info) if info else msgspec.UNSET))}, [])

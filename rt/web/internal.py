@@ -84,7 +84,7 @@ class Ready(Internal):
 
     def get(self) -> None:
         """``{"ready":false,"reasons":["..."]}``, with ``tenants`` the same for each where the config names them."""
-        own, states, now = self._readiness(), self._metrics.workers(), time.time()
+        own, states, now = self._readiness(), self._metrics.workers(), time.monotonic()
         found = {
             name: why_not_ready(name, reasons, states, self._workers, os.getpid(), now)
             for name, reasons in own.reasons.items()

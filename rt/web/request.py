@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
@@ -12,17 +11,18 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream, StreamClosedError
 
+from rt.web.sink import take_over
+
 if TYPE_CHECKING:
     from rt.protocol.address import Proxies
+    from rt.web.response import Response
     from rt.web.sink import Socket, Stream
-
-log = logging.getLogger("rt.web")
 
 MAX_FIELDS = 64  # parameters in a query
 
 
 class Request:
-    """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``, ``remote_ip``; ``body`` is there when the
+    """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``; ``body`` is there when the
     request is ``complete``, which it is when a door that takes one is called. ``tenant`` is the one that the path
     named, None where it named none; ``path`` is without it. ``fields`` are headers that its answer is to have."""
 
@@ -37,12 +37,11 @@ class Request:
         "method",
         "path",
         "raw_query",
-        "remote_ip",
         "tenant",
         "version",
     )
 
-    def __init__(self, connection: HTTP1Connection, start: RequestStartLine, headers: HTTPHeaders) -> None:
+    def __init__(self, connection: Response | Borrowed, start: RequestStartLine, headers: HTTPHeaders) -> None:
         self._connection = connection
         self.method = start.method
         self.version = start.version
@@ -52,7 +51,6 @@ class Request:
         self.body = b""
         self.fields: Sequence[tuple[str, str]] = ()
         self.complete = False
-        self.remote_ip: str = getattr(connection.context, "remote_ip", "")
         self._query: dict[str, list[str]] | None = None
         self._address: str | None = None
 
@@ -94,7 +92,8 @@ class Request:
     def address(self, proxies: Proxies) -> str:
         """Where it comes from: the other end of its connection, or whom one of the trusted ``proxies`` speaks for."""
         if self._address is None:
-            self._address = proxies.client(self.remote_ip, self.headers.get(proxies.header) if proxies.any else None)
+            header = self.headers.get(proxies.header) if proxies.any else None
+            self._address = proxies.client(self._connection.peer, header)
         return self._address
 
     @property
@@ -109,10 +108,7 @@ class Request:
 
     def on_leave(self, callback: Callable[[], None]) -> None:
         """Call ``callback`` when the peer leaves before it was answered or taken over."""
-        stream: IOStream | None = self._connection.stream
-        if stream is not None:
-            stream.set_close_callback(callback)
-            self._connection.set_close_callback(callback)  # when the body is here, Tornado has the one of the stream
+        self._connection.on_leave(callback)
 
     def reply(
         self,
@@ -122,6 +118,41 @@ class Request:
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Answer, now or later. Harmless when the peer has left meanwhile."""
+        if body and content_type and not (headers and any(name == "Content-Type" for name, _ in headers)):
+            headers = (*headers, ("Content-Type", content_type))
+        # What is answered before it was read ends the connection.
+        self._connection.reply(status, body, headers, last=not self.complete)
+
+    def take_over(self) -> tuple[Socket | Stream, bytes]:
+        """Take the socket out of HTTP, for good: a sink, and what the peer has sent behind the request.
+        StreamClosedError when the peer has left."""
+        return self._connection.take_over()
+
+
+class Borrowed:
+    """A connection of Tornado's, for a request of ours: ``peer``, ``on_leave``, ``reply`` and ``take_over`` as of
+    Response."""
+
+    __slots__ = ("_connection", "_method")
+
+    def __init__(self, connection: HTTP1Connection, method: str) -> None:
+        self._connection = connection
+        self._method = method
+
+    @property
+    def peer(self) -> str:
+        """The address of the other end."""
+        return str(getattr(self._connection.context, "remote_ip", ""))
+
+    def on_leave(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the peer leaves."""
+        stream: IOStream | None = self._connection.stream
+        if stream is not None:
+            stream.set_close_callback(callback)
+            self._connection.set_close_callback(callback)  # when the body is here, Tornado has the one of the stream
+
+    def reply(self, status: int, body: bytes, headers: Sequence[tuple[str, str]], *, last: bool) -> None:
+        """Answer in one piece, and with ``last`` close."""
         connection = self._connection
         stream: IOStream | None = connection.stream
         if stream is None or stream.closed():
@@ -131,23 +162,16 @@ class Request:
             fields.add("Content-Length", str(len(body)))
         for name, value in headers:
             fields.add(name, value)
-        if body and content_type and "Content-Type" not in fields:
-            fields.add("Content-Type", content_type)
-        if not self.complete:
-            fields["Connection"] = "close"  # Tornado closes what is answered before it was read
+        if last:
+            fields["Connection"] = "close"
         reason = http.client.responses.get(status, "Unknown")
-        content = b"" if self.method == "HEAD" else body
+        content = b"" if self._method == "HEAD" else body
         connection.write_headers(ResponseStartLine("HTTP/1.1", status, reason), fields, content)
         connection.finish()
 
     def take_over(self) -> tuple[Socket | Stream, bytes]:
-        """Take the socket out of HTTP, for good: a sink, and what the peer has sent behind the request.
-
-        StreamClosedError when the peer has left. Tornado allows it while the headers are being received; it does the
-        same when the body has come, before an answer is begun, as long as that answer is awaited.
-        """
-        from rt.web.sink import take_over
-
+        """Take the socket. Tornado allows it while the headers are being received; it does the same when the body has
+        come, before an answer is begun, as long as that answer is awaited."""
         stream: IOStream | None = self._connection.stream
         if stream is None or stream.closed():
             raise StreamClosedError

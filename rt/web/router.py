@@ -25,7 +25,9 @@ from tornado.iostream import StreamClosedError
 
 from rt.logs import Limited
 from rt.web.entrance import RETRY_AFTER, StreamDoor, Turned
-from rt.web.request import Request
+from rt.web.heads import check
+from rt.web.request import Borrowed, Request
+from rt.web.response import Response
 
 if TYPE_CHECKING:
     from rt.web.entrance import Entrance
@@ -35,7 +37,6 @@ log = Limited(logging.getLogger("rt.web"))
 
 Door = Callable[[Request], None]
 
-MAX_HEADERS = 16 << 10  # bytes of a request's line and headers; more is answered 431
 PATIENCE = 10.0  # seconds that a door may wait for others when it is its turn, before it takes the socket or answers
 CLOSE = ("Connection", "close")
 
@@ -61,7 +62,9 @@ class Router(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """A delegate for the next request of a connection."""
-        assert isinstance(request_conn, HTTP1Connection)
+        if isinstance(request_conn, HTTP1Connection) and request_conn.stream.closed():
+            # Tornado goes on with what it had read before it closed behind an answer. That was the last one.
+            return HTTPMessageDelegate()
         return _Exchange(self, server_conn, request_conn)
 
     async def stop(self) -> None:
@@ -125,7 +128,7 @@ class _Exchange(HTTPMessageDelegate):
 
     __slots__ = ("_body", "_connection", "_delegate", "_finish", "_limit", "_request", "_router", "_server", "_size")
 
-    def __init__(self, router: Router, server: object, connection: HTTP1Connection) -> None:
+    def __init__(self, router: Router, server: object, connection: HTTPConnection) -> None:
         self._router = router
         self._server = server
         self._connection = connection
@@ -141,13 +144,15 @@ class _Exchange(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         assert isinstance(start_line, RequestStartLine)
         router = self._router
-        request = Request(self._connection, start_line, headers)
-        if len(start_line.path) + sum(len(name) + len(value) + 4 for name, value in headers.get_all()) > MAX_HEADERS:
-            request.reply(431, headers=[CLOSE])
-            return None
-        if len(headers.get_list("Host")) > 1:
-            request.reply(400, headers=[CLOSE])
-            return None
+        connection = self._connection
+        if isinstance(connection, Response):
+            request = Request(connection, start_line, headers)
+        else:
+            assert isinstance(connection, HTTP1Connection)
+            request = Request(Borrowed(connection, start_line.method), start_line, headers)
+            if status := check(start_line, headers):
+                request.reply(status, headers=[CLOSE])
+                return None
         if router.tenants.only is None:
             router.tenants.address(request)
         try:
@@ -161,7 +166,7 @@ class _Exchange(HTTPMessageDelegate):
             # Behind the body, so that the connection can go on.
             self._expect_body(request, partial(_turn, turned), router.max_body)
             return None
-        self._delegate = router.application.start_request(self._server, self._connection)
+        self._delegate = router.application.start_request(self._server, connection)
         return self._delegate.headers_received(start_line, headers)
 
     def _stream(self, door: StreamDoor, request: Request) -> Awaitable[None] | None:

@@ -37,11 +37,12 @@ class Socket:
 
     __slots__ = ("_ended", "_fd", "_loop", "_reading", "_socket", "_watching", "receiver", "send")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, watched: bool = False) -> None:
+        """``watched``: the loop has a reader of somebody else for it, which is replaced by ours at the start."""
         self._socket = sock
         self._fd = sock.fileno()
         self._loop = asyncio.get_running_loop()
-        self._reading = False
+        self._reading = watched
         self._watching = False
         self._ended = False
         self.send: Callable[[bytes], int] = sock.send
@@ -50,6 +51,7 @@ class Socket:
     def start(self, receiver: Receiver) -> None:
         """Read, and give what comes to ``receiver``."""
         self.receiver = receiver
+        self._reading = False
         self.resume()
 
     def watch(self, drain: Callable[[], None]) -> None:

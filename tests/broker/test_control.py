@@ -17,7 +17,7 @@ from rt.broker.scripts import PUBLISH
 from rt.broker.streams import candidate, nothing
 from rt.errors import StoreError
 from tests.brokers import Worker, asynchronous, outcome
-from tests.proxies import Proxy
+from tests.faults.link import NOWHERE, Link
 from tests.stores import DURABLE, Store
 from tests.waiting import eventually
 
@@ -51,29 +51,29 @@ class Away:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.proxy = Proxy(store.socket)
+        self.link = Link(store)
         self.worker: Worker
 
     async def __aenter__(self) -> Away:
-        await self.proxy.__aenter__()
-        self.worker = await Worker(self.proxy.url).__aenter__()
+        self.link.__enter__()
+        self.worker = await Worker(self.link.url).__aenter__()
         await settled(self.worker)
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await self.worker.__aexit__(None, None, None)
-        await self.proxy.__aexit__(None, None, None)
+        self.link.__exit__(None, None, None)
 
     async def leave(self) -> None:
         """It hears nothing from now on."""
         before = heard_by(self.store)
-        self.proxy.target = self.store.socket.with_name("nowhere")
+        self.link.point(NOWHERE)
         cut(self.worker)
         await eventually(lambda: heard_by(self.store) == before - 1)
 
     async def come_back(self) -> None:
         """It hears again, and has read what it missed."""
-        self.proxy.target = self.store.socket
+        self.link.point(self.store)
         await eventually(lambda: self.worker.broker.status().subscribed)
         await settled(self.worker)
 
@@ -157,9 +157,9 @@ async def test_a_worker_that_starts_begins_now(store: Store) -> None:
 async def test_a_message_that_is_swallowed_is_missed_and_read(store: Store) -> None:
     """Together with the next one, and in order. Nobody answers what was never heard."""
     async with Worker(store) as one, Away(store) as away:
-        with away.proxy.swallowing(b"message"):
+        with away.link.swallowing("message"):
             lost = one.broker.command(said(1))
-            await eventually(lambda: away.proxy.swallowed)
+            await eventually(lambda: away.link.count("swallowed"))
         await one.broker.command(said(2))
         assert away.worker.said == [said(1), said(2)]
         await lost

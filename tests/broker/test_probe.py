@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.brokers import STORED, Worker, asynchronous, body
-from tests.proxies import Proxy
+from tests.faults.link import Link
 from tests.stores import Store
 from tests.waiting import eventually
 
@@ -15,29 +15,30 @@ INTERVAL = 0.3
 @asynchronous
 async def test_a_deaf_connection_is_noticed_and_replaced(store: Store) -> None:
     """It answers PING and swallows what is published: red within two intervals, then a new connection, then green."""
-    async with Proxy(store.socket) as proxy, Worker(proxy.url, probe_interval=INTERVAL, timeout=0.1) as worker:
-        await worker.broker.subscribe("a")
-        with proxy.swallowing(b"message"):
-            began = time.monotonic()
-            await eventually(lambda: not worker.broker.ready)
-            assert time.monotonic() - began <= 2 * INTERVAL + 0.1
-            assert any("probe" in reason for reason in worker.broker.status().reasons)
-            await eventually(lambda: worker.resumed >= 1)
-            assert proxy.swallowed
-        await eventually(lambda: worker.broker.ready)
-        await worker.broker.publish("a", body(1), STORED)
-        await eventually(lambda: body(1) in worker.bodies("a"))
+    with Link(store) as link:
+        async with Worker(link.url, probe_interval=INTERVAL, timeout=0.1) as worker:
+            await worker.broker.subscribe("a")
+            with link.swallowing("message"):
+                began = time.monotonic()
+                await eventually(lambda: not worker.broker.ready)
+                assert time.monotonic() - began <= 2 * INTERVAL + 0.1
+                assert any("probe" in reason for reason in worker.broker.status().reasons)
+                await eventually(lambda: worker.resumed >= 1)
+                assert link.count("swallowed")
+            await eventually(lambda: worker.broker.ready)
+            await worker.broker.publish("a", body(1), STORED)
+            await eventually(lambda: body(1) in worker.bodies("a"))
 
 
 @asynchronous
 async def test_a_connection_to_another_store_is_noticed(store: Store) -> None:
     """The subscriber hangs on a store that nobody publishes to."""
-    with Store() as other:
-        async with Proxy(store.socket) as proxy, Worker(proxy.url, probe_interval=INTERVAL, timeout=0.1) as worker:
-            proxy.target = other.socket
+    with Store() as other, Link(store) as link:
+        async with Worker(link.url, probe_interval=INTERVAL, timeout=0.1) as worker:
+            link.point(other)
             store.command("CLIENT", "KILL", "TYPE", "pubsub")
             await eventually(lambda: not worker.broker.ready)
-            proxy.target = store.socket
+            link.point(store)
             await eventually(lambda: worker.broker.ready)
             await worker.ready()
 

@@ -11,7 +11,7 @@ import pytest
 from rt.broker import Drawn
 from rt.errors import StoreError
 from tests.brokers import Worker, asynchronous, outcome
-from tests.proxies import Proxy
+from tests.faults.link import Link
 from tests.stores import Store
 
 RULE = "publish:user:"
@@ -129,9 +129,10 @@ async def test_a_bucket_goes_when_it_is_full(shared_store: Store, channel: str) 
 @asynchronous
 async def test_a_store_that_is_away_fails_the_call(store: Store) -> None:
     """At once when it is known to be away, within the timeout when it says nothing."""
-    async with Proxy(store.socket) as proxy, Worker(proxy.url, timeout=0.3) as worker:
-        assert (await draw(worker, "u")).taken == 1
-        with proxy.silent():
-            began = time.monotonic()
-            assert isinstance(await outcome(draw(worker, "u")), StoreError)
-            assert time.monotonic() - began < 1.0
+    with Link(store) as link:
+        async with Worker(link.url, timeout=0.3) as worker:
+            assert (await draw(worker, "u")).taken == 1
+            with link.black_hole():
+                began = time.monotonic()
+                assert isinstance(await outcome(draw(worker, "u")), StoreError)
+                assert time.monotonic() - began < 1.0

@@ -10,7 +10,7 @@ import pytest
 from rt.broker.scripts import Scripts
 from rt.protocol.publication import Position
 from tests.brokers import META_TTL, STORED, Worker, asynchronous, body
-from tests.proxies import Proxy
+from tests.faults.link import Link
 from tests.stores import DURABLE, Store, free_port
 from tests.waiting import eventually
 
@@ -195,8 +195,9 @@ async def test_a_failover_to_a_replica_that_lagged_uses_no_offset_twice(program:
     with (
         Store(program, options=["--port", str(port), "--repl-diskless-sync-delay", "0"]) as primary,
         Store(program, options=["--replicaof", f"127.0.0.1 {port}"]) as replica,
+        Link(primary) as link,
     ):
-        async with Proxy(primary.socket) as proxy, Worker(proxy.url) as worker:
+        async with Worker(link.url) as worker:
             first = await publish(worker, 1)
             await eventually(lambda: replica.command("EXISTS", META) == 1)
             replica.command("REPLICAOF", "127.0.0.1", "1")  # cut off from its primary
@@ -205,7 +206,7 @@ async def test_a_failover_to_a_replica_that_lagged_uses_no_offset_twice(program:
             primary.kill()
             replica.command("REPLICAOF", "NO", "ONE")
             assert replica.command("XLEN", STREAM) == 1, "the replica did not lag"
-            proxy.target = replica.socket
+            link.point(replica)
             await eventually(lambda: worker.broker.counters.lineage_renewals == 1)
             await worker.ready()
             after = await publish(worker, 5)

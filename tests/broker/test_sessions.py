@@ -10,7 +10,7 @@ from rt import errors
 from rt.broker.sessions import BATCH, MAX_FIELDS
 from rt.errors import Refused, StoreError
 from tests.brokers import Worker, asynchronous, outcome
-from tests.proxies import Proxy
+from tests.faults.link import NOWHERE, Link
 from tests.stores import Store
 from tests.waiting import eventually
 
@@ -138,20 +138,21 @@ async def test_a_reading_that_is_older_than_a_command_says_nothing(store: Store)
 @asynchronous
 async def test_a_worker_that_cannot_hear_takes_them_for_used(store: Store) -> None:
     """The first session may begin meanwhile; when the worker is back it looks again."""
-    async with Proxy(store.socket) as proxy, Worker(proxy.url) as one, Worker(store) as two:
-        await eventually(lambda: not one.broker.sessions_used)
-        proxy.target = store.socket.with_name("nowhere")
-        one.broker._subscriber.replace("cut by the test")
-        await eventually(lambda: one.broker.sessions_used)
-        proxy.target = store.socket
-        await eventually(lambda: not one.broker.sessions_used)
-        proxy.target = store.socket.with_name("nowhere")
-        one.broker._subscriber.replace("cut by the test")
-        await two.broker.update_session("u", {"a": b"1"}, [], TTL)
-        proxy.target = store.socket
-        await eventually(lambda: one.broker.status().subscribed)
-        await one.broker.session("u")
-        assert one.broker.sessions_used
+    with Link(store) as link:
+        async with Worker(link.url) as one, Worker(store) as two:
+            await eventually(lambda: not one.broker.sessions_used)
+            link.point(NOWHERE)
+            one.broker._subscriber.replace("cut by the test")
+            await eventually(lambda: one.broker.sessions_used)
+            link.point(store)
+            await eventually(lambda: not one.broker.sessions_used)
+            link.point(NOWHERE)
+            one.broker._subscriber.replace("cut by the test")
+            await two.broker.update_session("u", {"a": b"1"}, [], TTL)
+            link.point(store)
+            await eventually(lambda: one.broker.status().subscribed)
+            await one.broker.session("u")
+            assert one.broker.sessions_used
 
 
 @asynchronous
@@ -167,3 +168,36 @@ async def test_calls_fail_at_once_while_the_store_is_away(store: Store) -> None:
             error = await outcome(call)
             assert isinstance(error, StoreError) and error.definite
         assert worker.broker.sessions_used
+
+
+@asynchronous
+async def test_a_lost_session_is_brought_back(store: Store) -> None:
+    """What the store lost returns; what it has, or knows better by another field, does not."""
+    known = [
+        ("sub:a", b"old", ["off:a", "off:"]),
+        ("sub:b", b"old", ["off:b", "off:"]),
+        ("sub:c", b"old", ["off:c", "off:"]),
+        ("info", b"old", []),
+    ]
+    async with Worker(store) as one, Worker(store) as two:
+        await one.broker.update_session("u", {"sub:a": b"new", "off:b": b"new"}, [], TTL)
+        for _ in range(2):
+            await two.broker.restore_session("u", known, 50.0)
+        assert await one.broker.session("u") == {
+            "sub:a": b"new", "off:b": b"new", "sub:c": b"old", "info": b"old"
+        }  # fmt: skip
+        both = [("off:", b"old", []), *known]
+        await two.broker.restore_session("v", both, TTL)
+        assert set(await one.broker.session("v")) == {"off:", "sub:a", "sub:b", "sub:c", "info"}
+        assert 99_000 < store.command("PTTL", "rt:default:session:{v}") <= 100_000
+
+
+@asynchronous
+async def test_who_thought_that_there_are_no_sessions_hears_of_one_brought_back(store: Store) -> None:
+    """The mark was lost as well."""
+    async with Worker(store) as one, Worker(store) as two:
+        await eventually(lambda: not two.broker.sessions_used)
+        await one.broker.restore_session("u", [("info", b"1", [])], TTL)
+        await eventually(lambda: two.broker.sessions_used)
+        await one.broker.restore_session("w", [(f"f{n}", b"1", []) for n in range(MAX_FIELDS + 1)], TTL)
+        assert len(await one.broker.session("w")) == MAX_FIELDS

@@ -15,7 +15,7 @@ from rt.broker.subscriber import BATCH, Subscriber
 from rt.broker.trouble import Trouble
 from rt.errors import StoreError
 from tests.brokers import STORED, Worker, asynchronous, body, outcome
-from tests.proxies import Proxy
+from tests.faults.link import Link
 from tests.stores import Store
 from tests.waiting import eventually
 
@@ -146,14 +146,15 @@ async def test_a_store_that_stands_still_is_noticed(store: Store) -> None:
 @asynchronous
 async def test_a_confirmation_that_is_swallowed_fails_the_subscribe(store: Store) -> None:
     """And the connection is not trusted any more."""
-    async with Proxy(store.socket) as proxy, Worker(proxy.url, timeout=0.2) as worker:
-        await worker.broker.subscribe("a")
-        with proxy.swallowing(b"subscribe"):
-            error = await outcome(worker.broker.subscribe("b"))
-            assert isinstance(error, StoreError)
-        await eventually(lambda: worker.resumed >= 1)
-        await eventually(lambda: agrees(worker))
-        assert channels_of(store) == {b"rt:default:{a}"}
+    with Link(store) as link:
+        async with Worker(link.url, timeout=0.2) as worker:
+            await worker.broker.subscribe("a")
+            with link.swallowing("subscribe"):
+                error = await outcome(worker.broker.subscribe("b"))
+                assert isinstance(error, StoreError)
+            await eventually(lambda: worker.resumed >= 1)
+            await eventually(lambda: agrees(worker))
+            assert channels_of(store) == {b"rt:default:{a}"}
 
 
 @pytest.mark.parametrize("seed", range(3))

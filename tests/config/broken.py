@@ -91,6 +91,7 @@ BROKEN = [
         "f:1: limits.connections.new_per_second: found -1, expected a number from 0 to 1000000",
     ),
     # Flags and words.
+    ("server: {http: slow}\n", "f:1: server.http: found slow, expected fast or tornado"),
     ("server: {demo: yes}\n", "f:1: server.demo: found yes, expected true or false"),
     ("server: {demo: on}\n", "f:1: server.demo: found on, expected true or false"),
     ("server: {demo: 1}\n", "f:1: server.demo: found 1, expected true or false"),

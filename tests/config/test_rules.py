@@ -118,7 +118,7 @@ BROKEN = [
     (
         "channel: {without_namespace: {allow_publish_for_anonymous: true}}",
         f"{OFF}allow_publish_for_anonymous: found true without allow_publish_for_client, "
-        "expected allow_publish_for_client: true beside it",
+        "expected allow_publish_for_client or allow_publish_for_subscriber: true beside it",
     ),
     (
         'client: {token: {hmac_secret_key: "-----BEGIN PUBLIC KEY-----\\nMFkw\\n-----END PUBLIC KEY-----"}}',
@@ -142,7 +142,7 @@ BROKEN = [
     (
         "channel: {without_namespace: {allow_presence_for_anonymous: true}}",
         f"{OFF}allow_presence_for_anonymous: found true without allow_presence_for_client, "
-        "expected allow_presence_for_client: true beside it",
+        "expected allow_presence_for_client or allow_presence_for_subscriber: true beside it",
     ),
     (
         "channel: {without_namespace: {auto_cache_recover: true}}",

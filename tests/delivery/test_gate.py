@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rt.config import Connections, Limits
 from rt.delivery.buckets import Bucket
-from rt.delivery.gate import Gate
+from rt.delivery.gate import AT_ONCE, Gate, depth
 from rt.delivery.hub import Hub
 from tests.delivery.hubs import MemoryStore, config, finish, make_hub, run
 
@@ -42,6 +42,11 @@ def test_a_rate_of_nothing_is_no_limit() -> None:
     assert all(bucket.take(0.0) for _ in range(1000))
 
 
+def test_what_may_come_at_once() -> None:
+    """A second's worth where that is little, a tenth of one where it is much: the loop must turn meanwhile."""
+    assert [depth(rate) for rate in (0.5, 5, 20, 100, 1000)] == [0.5, 5, AT_ONCE, AT_ONCE, 100]
+
+
 def limited(**limits: Any) -> tuple[Hub, Gate]:
     """A worker with these limits of connections."""
     settings = msgspec.structs.replace(config(), limits=Limits(connections=Connections(**limits)))
@@ -59,7 +64,7 @@ def test_who_comes_too_fast_waits_in_order() -> None:
 
     async def test() -> None:
         hub, gate = limited(new_per_second=50, wait=0.2)
-        assert [gate.turn() for _ in range(50)] == [None] * 50
+        assert [gate.turn() for _ in range(AT_ONCE)] == [None] * AT_ONCE
         began, order = hub.now(), list[int]()
         turns = [gate.turn() for _ in range(12)]
         waiting = [turn for turn in turns if isinstance(turn, asyncio.Future)]

@@ -517,3 +517,35 @@ def test_a_failure_of_the_store_answers_a_command_and_nothing_else() -> None:
         return future
 
     run(test)
+
+
+def test_who_is_told_that_it_is_subscribed_is_seen_by_others() -> None:
+    """The reply waits for presence, and is followed by its own join, once; who is refused meanwhile is seen no more."""
+
+    async def test() -> None:
+        store = MemoryStore()
+        hub = make_hub(store)
+        client = Sdk(hub, token())
+        await turns(store)
+        client.read()
+        client.send({"id": 2, "subscribe": {"channel": "room:1", "join_leave": True}})
+        seen = False
+        for _ in range(20):
+            seen = seen or client.connection.id in store.present["room:1"]
+            assert seen or not client.read()
+            store.answer()
+            await asyncio.sleep(0)
+        await turns(store)
+        assert client.reply(2)["subscribe"] is not None
+        assert [change.kind for _, change in store.changes] == ["join"]
+        assert [push["channel"] for push in client.pushes("join")] == ["room:1"]
+        client.send({"id": 3, "unsubscribe": {"channel": "room:1"}})
+        await turns(store)
+        asked = {"channel": "room:1", "recover": True, "epoch": "gone", "offset": 9, "flag": 2}
+        client.send({"id": 4, "subscribe": asked})
+        await turns(store)
+        assert client.reply(4)["error"]["code"] == 112
+        assert not store.present["room:1"]
+        await finish(hub)
+
+    run(test)

@@ -10,9 +10,11 @@ import pytest
 
 from tests.clients import Api, Ended, Reply, SdkClient
 from tests.raw import PING, PONG, RawSocket, frame, text
-from tests.servers import Server
+from tests.servers import OVER_BOTH, Server
 from tests.tokens import connection_token, subscription_token
 from tests.waiting import PATIENCE
+
+pytestmark = OVER_BOTH
 
 METHODS: dict[str, dict[str, Any]] = {
     "subscribe": {"channel": "x"},

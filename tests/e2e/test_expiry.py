@@ -74,6 +74,13 @@ def reader(door: str, server: Server, channel: str, token: str, subscription: st
     raise AssertionError(door)
 
 
+async def at_every_door(check: Callable[[str], Awaitable[None]], doors: tuple[str, ...] = DOORS) -> None:
+    """Check all doors at the same time, since most of it is waiting; AssertionError with what failed at which."""
+    results = await asyncio.gather(*(check(door) for door in doors), return_exceptions=True)
+    failed = {door: repr(result) for door, result in zip(doors, results, strict=True) if result is not None}
+    assert not failed, failed
+
+
 async def cut(waiting: Awaitable[Any], end: float, later: float = 0.0) -> Any:
     """What ``waiting`` gives; it must not come before ``end``, and not much later."""
     found = await waiting
@@ -82,11 +89,10 @@ async def cut(waiting: Awaitable[Any], end: float, later: float = 0.0) -> Any:
     return found
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_an_expired_connection_is_cut(prompt: Server, channel: str, door: str) -> None:
+def test_an_expired_connection_is_cut(prompt: Server, channel: str) -> None:
     """Within a second of its end the connection is closed with 3005, and told so; nothing reaches it afterwards."""
 
-    async def run() -> None:
+    async def check(door: str) -> None:
         end = soon()
         async with reader(door, prompt, channel, connection_token("42", exp=end)) as one:
             ended: Ended = await cut(one.wait_ended(), end)
@@ -94,14 +100,13 @@ def test_an_expired_connection_is_cut(prompt: Server, channel: str, door: str) -
             if isinstance(one, UniSocket | UniStream):
                 assert one.disconnect is not None and one.disconnect.code == 3005
 
-    asyncio.run(run())
+    asyncio.run(at_every_door(check))
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_expire_at_counts_instead(prompt: Server, channel: str, door: str) -> None:
+def test_expire_at_counts_instead(prompt: Server, channel: str) -> None:
     """``expire_at`` is the connection's own end, whatever ``exp`` says of the token; 0 means never."""
 
-    async def run() -> None:
+    async def check(door: str) -> None:
         end = soon()
         short = reader(door, prompt, channel, connection_token("42", expire_at=end))
         endless = reader(door, prompt, channel, connection_token("42", exp=end, expire_at=0))
@@ -112,30 +117,30 @@ def test_expire_at_counts_instead(prompt: Server, channel: str, door: str) -> No
                 assert "expires" not in endless.connected
                 await endless.subscribe(channel)
 
-    asyncio.run(run())
+    asyncio.run(at_every_door(check))
 
 
-@pytest.mark.parametrize("door", ["ws", "sse", "uni_sse"])
-def test_a_cut_stream_can_come_back(prompt: Server, channel: str, door: str) -> None:
+def test_a_cut_stream_can_come_back(prompt: Server, channel: str) -> None:
     """What was read up to the cut is told with it: with a fresh token the stream goes on and misses nothing."""
 
-    async def run() -> None:
+    async def check(door: str) -> None:
+        mine = f"{channel}-{door}"
         async with Api(prompt) as api:
-            async with reader(door, prompt, channel, connection_token("42", exp=soon())) as first:
-                await api.publish(channel, 1)
-                await first.until(channel, 1)
+            async with reader(door, prompt, mine, connection_token("42", exp=soon())) as first:
+                await api.publish(mine, 1)
+                await first.until(mine, 1)
                 await first.wait_ended()
                 assert isinstance(first, PlainSocket | EventSource)
-            await api.publish(channel, 2)
-            again = reader(door, prompt, channel, connection_token("42"))
+            await api.publish(mine, 2)
+            again = reader(door, prompt, mine, connection_token("42"))
             if isinstance(again, EventSource):
                 again.headers["Last-Event-ID"] = first.cursor
             else:
-                again = PlainSocket(prompt, [channel], query=f"token={connection_token('42')}", since=first.cursor)
+                again = PlainSocket(prompt, [mine], query=f"token={connection_token('42')}", since=first.cursor)
             async with again:
-                assert await again.until(channel, 1) == [2]
+                assert await again.until(mine, 1) == [2]
 
-    asyncio.run(run())
+    asyncio.run(at_every_door(check, ("ws", "sse", "uni_sse")))
 
 
 def test_the_reply_tells_how_long(prompt: Server, channel: str) -> None:
@@ -212,46 +217,44 @@ def test_a_refresh_without_end(prompt: Server) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("door", ["sdk", "ws", "sse"])
-def test_an_expired_subscription_is_cut(prompt: Server, channel: str, door: str) -> None:
+def test_an_expired_subscription_is_cut(prompt: Server, channel: str) -> None:
     """Within a second of its end the subscription is gone (2501) and the connection, with what else it has, stays."""
-    where = f"closed:{channel}"
 
-    async def run() -> None:
+    async def check(door: str) -> None:
+        where, other = f"closed:{channel}-{door}", f"{channel}-{door}"
         end = soon()
         token = subscription_token(where, exp=end)
         if door == "sdk":
             one: Reader = SdkClient(prompt, token=connection_token("42"))
         else:
             query = f"token={connection_token('42')}&subscription_token={token}"
-            one = (PlainSocket if door == "ws" else EventSource)(prompt, [where, channel], query=query)
+            one = (PlainSocket if door == "ws" else EventSource)(prompt, [where, other], query=query)
         async with one, Api(prompt) as api:
             if isinstance(one, SdkClient):
                 await one.subscribe(where, token=token)
-                await one.subscribe(channel)
+                await one.subscribe(other)
             told = await cut(one.until_push(where, "unsubscribe"), end)
             assert (told["code"], told["reason"]) == (2501, "subscription expired")
             await api.publish(where, "a secret")
-            await api.publish(channel, "a mark")
-            await one.until(channel, 1)
+            await api.publish(other, "a mark")
+            await one.until(other, 1)
             assert one.data(where) == [] and not one.gone
 
-    asyncio.run(run())
+    asyncio.run(at_every_door(check, ("sdk", "ws", "sse")))
 
 
-@pytest.mark.parametrize("door", ["ws", "sse"])
-def test_a_stream_ends_with_its_last_channel(prompt: Server, channel: str, door: str) -> None:
+def test_a_stream_ends_with_its_last_channel(prompt: Server, channel: str) -> None:
     """A stream whose only right has ended ends, and says why."""
-    where = f"closed:{channel}"
 
-    async def run() -> None:
+    async def check(door: str) -> None:
+        where = f"closed:{channel}-{door}"
         end = soon()
         token = subscription_token(where, exp=end)
         async with reader(door, prompt, where, connection_token("42"), token) as one:
             ended = await cut(one.wait_ended(), end)
             assert ended.code is not None and ended.code >= 3000 and ended.reason
 
-    asyncio.run(run())
+    asyncio.run(at_every_door(check, ("ws", "sse")))
 
 
 def test_expire_at_of_a_subscription(prompt: Server, channel: str) -> None:
@@ -362,26 +365,24 @@ def test_the_delays_of_a_patient_server(patient: Server, channel: str) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_expired_by_api(prompt: Server, channel: str, door: str) -> None:
+def test_expired_by_api(prompt: Server, channel: str) -> None:
     """A backend ends all connections of a user at once, whichever worker and door they came through."""
 
-    async def run() -> None:
-        user = f"u-{channel}"
+    async def check(door: str) -> None:
+        user = f"u-{channel}-{door}"
         async with reader(door, prompt, channel, connection_token(user)) as one, Api(prompt) as api:
             await api.leave_worker(one.worker())
             assert await api.call("refresh", user=user, expired=True) == {}
             assert (await one.wait_ended()).code == 3005
 
-    asyncio.run(run())
+    asyncio.run(at_every_door(check))
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_another_end_by_api(prompt: Server, channel: str, door: str) -> None:
+def test_another_end_by_api(prompt: Server, channel: str) -> None:
     """A backend moves the end of a connection, here to an earlier one."""
 
-    async def run() -> None:
-        user = f"u-{channel}"
+    async def check(door: str) -> None:
+        user = f"u-{channel}-{door}"
         async with reader(door, prompt, channel, connection_token(user)) as one, Api(prompt) as api:
             end = soon()
             await api.call("refresh", user=user, expire_at=end)
@@ -390,7 +391,7 @@ def test_another_end_by_api(prompt: Server, channel: str, door: str) -> None:
                 assert told["expires"] is True and told["ttl"] >= 1
             assert (await cut(one.wait_ended(), end)).code == 3005
 
-    asyncio.run(run())
+    asyncio.run(at_every_door(check))
 
 
 def test_an_endless_connection_by_api(prompt: Server, channel: str) -> None:

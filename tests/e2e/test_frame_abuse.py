@@ -21,7 +21,9 @@ from tests.raw import (
     frame,
     text,
 )
-from tests.servers import Server
+from tests.servers import OVER_BOTH, Server
+
+pytestmark = OVER_BOTH
 
 COMMAND = json.dumps({"id": 2, "subscribe": {"channel": "abuse"}}).encode()
 LIMIT = 64 << 10

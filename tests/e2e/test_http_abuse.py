@@ -11,7 +11,9 @@ import pytest
 from tests.clients import Http, PlainSocket, SdkClient
 from tests.eventsource import EventSource
 from tests.raw import TEXT, RawSocket, frame, upgrade
-from tests.servers import API_KEY, ORIGIN, Server
+from tests.servers import API_KEY, ORIGIN, OVER_BOTH, Server
+
+pytestmark = OVER_BOTH
 
 SDK = "/connection/websocket"
 HEAD = b"Host: localhost\r\n"

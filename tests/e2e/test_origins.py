@@ -8,8 +8,10 @@ import pytest
 
 from tests.clients import Http, Response
 from tests.raw import RawSocket, upgrade
-from tests.servers import ORIGIN, Server
+from tests.servers import ORIGIN, OVER_BOTH, Server
 from tests.tokens import connection_token
+
+pytestmark = OVER_BOTH
 
 SOCKETS = {
     "sdk": "/connection/websocket",

@@ -48,7 +48,7 @@ class Rule(NamedTuple):
             options[f"allow_{what}_for_subscriber"] = self.subscriber
         for what in ("publish", "history", "presence", "subscribe"):
             options[f"allow_{what}_for_client"] = self.client
-            options[f"allow_{what}_for_anonymous"] = self.anonymous
+            options[f"allow_{what}_for_anonymous"] = self.anonymous and (self.client or what != "subscribe")
         return options
 
     def expected(self, command: str, user: str, subscribed: bool) -> int:
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
 RULES = [
     Rule(*flags)
     for flags in itertools.product((False, True), repeat=4)
-    if Rule(*flags).client >= Rule(*flags).anonymous
+    if Rule(*flags).anonymous <= (Rule(*flags).client or Rule(*flags).subscriber)
 ]
 """All combinations that the config takes: what the anonymous user may, others may too."""
 NAMESPACES = [

@@ -37,6 +37,9 @@ SUBSCRIBER = "-subscriber"
 COMMANDS = "-commands"
 """In the name of the one over which it asks and publishes."""
 
+NOWHERE = "unix:///nowhere"
+"""Where there is no store: who is led there is let in and closed at once."""
+
 ANSWER = 10.0
 """Seconds within which the line's process does what it is asked, unless it is hung."""
 
@@ -50,12 +53,14 @@ class Reachable(Protocol):
 
 
 class Link:
-    """See the head of this module. ``seed`` is that of the jitter; ``tcp`` says on what it listens."""
+    """See the head of this module. ``seed`` is that of the jitter; ``tcp`` says on what it listens. What passes a
+    ``raw`` line need not be replies, as between a primary and its replica: it swallows nothing."""
 
-    def __init__(self, target: Reachable | str, *, tcp: bool = False, seed: int = 0) -> None:
+    def __init__(self, target: Reachable | str, *, tcp: bool = False, seed: int = 0, raw: bool = False) -> None:
         self._target = _url(target)
         _place(self._target)
         self._seed = seed
+        self._raw = raw
         self._ids = itertools.count(1)
         self._turn = threading.Lock()
         self._made = tempfile.TemporaryDirectory(prefix="rt-link-")
@@ -69,11 +74,12 @@ class Link:
         self._control.settimeout(ANSWER)
         self._answers = self._control.makefile("rb")
         program = str(Path(__file__).with_name("relay.py"))
+        settings = json.dumps({"address": self._address, "seed": self._seed, "raw": self._raw})
         with theirs:
             # In a process group of its own a Ctrl-C is not for it, and should we die while it is hung, the kernel wakes
             # and ends it: that is what happens to an orphaned group with a stopped member (setpgid(2)).
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", program, str(theirs.fileno()), json.dumps(self._address), str(self._seed)],
+                [sys.executable, "-I", "-S", program, str(theirs.fileno()), settings],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
                 process_group=0,

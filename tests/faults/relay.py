@@ -1,10 +1,11 @@
 """The process between a server and its store. :class:`tests.faults.link.Link` starts it and tells it what to do.
 
-It needs nothing but the standard library. ``python relay.py FD ADDRESS SEED`` listens on ADDRESS (JSON: a path, or host
-and port), says so on the socket FD, reads one JSON object per line from there, answers each with one, and ends when the
-socket does, that is, with its parent. See :class:`Relay` for what can be asked.
+It needs nothing but the standard library. ``python relay.py FD SETTINGS`` listens on the address of SETTINGS (JSON:
+a path, or host and port), says so on the socket FD, reads one JSON object per line from there, answers each with one,
+and ends when the socket does, that is, with its parent. See :class:`Relay` for what can be asked.
 
-All that comes from the store is cut into whole replies on its way, so single ones can be taken out. A fault is in force
+All that comes from the store is cut into whole replies on its way, so single ones can be taken out, unless the line is
+``raw``. A fault is in force
 for the connections whose client's name holds its ``to`` ("" is in all names), and for the ways it names: ``up`` to the
 store, ``down`` to the server.
 """
@@ -101,7 +102,7 @@ class Way:
         self.reader = reader
         self.writer = writer
         self.closed = False
-        self._replies = Replies() if name == "down" else None
+        self._replies = Replies() if name == "down" and not self.relay.raw else None
         self._queue: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue(QUEUED)
         self._due = 0.0
 
@@ -313,7 +314,8 @@ class Relay:
     ``{"do": "look"}``: the counts, and the names of the clients.
     """
 
-    def __init__(self, listener: socket.socket, seed: int) -> None:
+    def __init__(self, listener: socket.socket, *, seed: int, raw: bool) -> None:
+        self.raw = raw
         self.loop = asyncio.get_running_loop()
         self.chance = random.Random(seed)
         self.faults: dict[int, Fault] = {}
@@ -421,9 +423,9 @@ def listening(address: Any) -> socket.socket:
     return made
 
 
-async def main(fd: int, address: Any, seed: int) -> None:
+async def main(fd: int, settings: dict[str, Any]) -> None:
     """Until the parent is gone."""
-    relay = Relay(listening(address), seed)
+    relay = Relay(listening(settings["address"]), seed=settings["seed"], raw=settings["raw"])
     await relay.accept()
     reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=fd))
     said: Any = relay.address
@@ -438,4 +440,4 @@ async def main(fd: int, address: Any, seed: int) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(ConnectionError):
-        asyncio.run(main(int(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])))
+        asyncio.run(main(int(sys.argv[1]), json.loads(sys.argv[2])))

@@ -88,14 +88,17 @@ class Faults(ABC):
 
     @contextlib.contextmanager
     def client_pause(self, seconds: float, *, writes: bool = False) -> Iterator[None]:
-        """CLIENT PAUSE: no command is served, or with ``writes`` none that may write. It always lasts ``seconds``; the
-        block does not end before."""
+        """CLIENT PAUSE: no command is served, for ``seconds``, and the block does not end before: there is no other way
+        out. With ``writes`` only commands that may write are not served, and the pause ends with the block at last."""
         self.command("CLIENT", "PAUSE", int(seconds * 1000), "WRITE" if writes else "ALL")
         end = time.monotonic() + seconds
         try:
             yield
         finally:
-            _wait(end)
+            if writes:
+                self.command("CLIENT", "UNPAUSE")
+            else:
+                eventually_now(lambda: time.monotonic() >= end, seconds + START_TIME)
             self.wait_answers()
 
     @contextlib.contextmanager
@@ -109,8 +112,8 @@ class Faults(ABC):
     def busy(self) -> Iterator[None]:
         """A script that does not end: everybody gets -BUSY."""
         with self.setting("busy-reply-threshold", 1), self._meanwhile("EVAL", "while true do end", 0):
-            self._wait_refuses("BUSY")
             try:
+                self._wait_refuses("BUSY")
                 yield
             finally:
                 self.command("SCRIPT", "KILL")
@@ -119,19 +122,21 @@ class Faults(ABC):
     def loading(self) -> Iterator[None]:
         """It reads its data anew, and until the end of the block everybody gets -LOADING. Nothing is lost."""
         self.command("DEBUG", "POPULATE", FILLERS, FILLER, 1, db=15)
-        with (
-            self.setting("loading-process-events-interval-bytes", 1024),
-            self.setting("key-load-delay", 1000),
-            self._meanwhile("DEBUG", "RELOAD"),
-        ):
-            self._wait_refuses("LOADING")
-            try:
-                yield
-            finally:
-                self.command("CONFIG", "SET", "key-load-delay", 0)
-        self.wait_answers()
-        self.command("FLUSHDB", db=15)
-        (self.folder / "dump.rdb").unlink(missing_ok=True)
+        try:
+            with (
+                self.setting("loading-process-events-interval-bytes", 1024),
+                self.setting("key-load-delay", 1000),
+                self._meanwhile("DEBUG", "RELOAD"),
+            ):
+                try:
+                    self._wait_refuses("LOADING")
+                    yield
+                finally:
+                    self.command("CONFIG", "SET", "key-load-delay", 0)
+        finally:
+            self.wait_answers()
+            self.command("FLUSHDB", db=15)
+            (self.folder / "dump.rdb").unlink(missing_ok=True)
 
     def _wait_refuses(self, word: str) -> None:
         def refuses() -> bool:
@@ -153,9 +158,11 @@ class Faults(ABC):
         connection.connect()
         try:
             connection.send_command(*args)
-            yield
-            with contextlib.suppress(redis.RedisError):  # a script that was killed says so
-                connection.read_response()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(redis.RedisError):  # a script that was killed says so
+                    connection.read_response()
         finally:
             connection.disconnect()
 
@@ -367,7 +374,7 @@ class Pair:
         self.primary, self.replica = (Store(program, options=[*sync, *options], tcp=tcp) for _ in range(2))
         self.link = Link(self.primary, tcp=tcp, seed=seed)
         self._wires = {
-            store: Link(f"redis://127.0.0.1:{store.port}", tcp=True) for store in (self.primary, self.replica)
+            store: Link(f"redis://127.0.0.1:{store.port}", tcp=True, raw=True) for store in (self.primary, self.replica)
         }
         self._stack = contextlib.ExitStack()
 
@@ -434,10 +441,10 @@ class Pair:
     def failback(self) -> None:
         """The old primary comes back, and then is the primary again: nothing is lost the second time."""
         self.rejoin()
-        with self.primary.client_pause(0.1, writes=True):
+        with self.primary.client_pause(START_TIME, writes=True):
             self.wait_synced()
             self.promote(kill=False)
-        self.rejoin()
+            self.rejoin()
 
     def _follow(self) -> None:
         self.replica.command("REPLICAOF", "127.0.0.1", self._wires[self.primary].port)
@@ -448,7 +455,3 @@ def _told(store: Store) -> dict[str, str]:
     """INFO replication."""
     lines = store.command("INFO", "replication").decode().splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
-def _wait(end: float) -> None:
-    eventually_now(lambda: time.monotonic() >= end, end - time.monotonic() + START_TIME)

@@ -20,7 +20,6 @@ from tests.servers import ROOT
 from tests.waiting import eventually_now
 
 NONE = object()
-REDIS = pytest.mark.needs("redis-server")
 
 SHORT = 0.1
 """Seconds after which what has not come is taken for held back."""
@@ -90,28 +89,35 @@ def subscriber(link: Link) -> Peer:
     return peer
 
 
-@pytest.fixture(scope="module", params=["valkey-server", pytest.param("redis-server", marks=REDIS)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("valkey-server", False),
+        ("valkey-server", True),
+        pytest.param(("redis-server", True), marks=pytest.mark.needs("redis-server")),
+    ],
+    ids=["valkey-unix", "valkey-tcp", "redis-tcp"],
+)
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
-    """One for all tests here."""
-    with Store(request.param) as made:
+    """One for all tests here, of each kind and over each kind of socket."""
+    program, tcp = request.param
+    with Store(program, tcp=tcp) as made:
         yield made
 
 
-@pytest.fixture(params=["unix", "tcp"])
-def link(request: pytest.FixtureRequest, store: Store) -> Iterator[Link]:
-    """A line to it whose both ends are of one kind."""
-    tcp = request.param == "tcp"
-    target = f"redis://127.0.0.1:{store.port}" if tcp else store.url
-    with Link(target, tcp=tcp) as made:
+@pytest.fixture(scope="module")
+def link(store: Store) -> Iterator[Link]:
+    """A line to it whose both ends are of one kind; every test leaves it as it was."""
+    with Link(store, tcp=store.tcp) as made:
         yield made
 
 
 def publish_all(store: Store, count: int, body: bytes) -> int:
     """Publish it so often; how many heard the last."""
-    heard = 0
-    for _ in range(count):
-        heard = store.command("PUBLISH", "news", body)
-    return heard
+    with Peer(store.url) as peer:
+        for _ in range(count):
+            peer.send("PUBLISH", "news", body)
+        return [int(peer.reply()) for _ in range(count)][-1]
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -119,6 +125,11 @@ def timed(call: Callable[[], object]) -> float:
     began = time.monotonic()
     call()
     return time.monotonic() - began
+
+
+def quick(peer: Peer) -> bool:
+    """Whether it is answered at once, on a machine that may be busy."""
+    return min(timed(lambda: peer.call("PING")) for _ in range(5)) < 0.05
 
 
 def test_without_a_fault_everything_passes(link: Link) -> None:
@@ -136,13 +147,13 @@ def test_without_a_fault_everything_passes(link: Link) -> None:
         assert peer.reply() == [None, None]
         assert len(peer.reply()) == 2
         assert link.clients() == ["w1-commands"] and link.clients(SUBSCRIBER) == []
-        assert link.count("accepted") == 1 and link.count("down") > 3_000_000
+        assert link.count("accepted") and link.count("down") > 3_000_000
     eventually_now(lambda: link.clients() == [])
 
 
 def test_kinds_of_sockets_may_be_mixed(store: Store) -> None:
     """Unix on one side and TCP on the other; the login of the store's URL is handed on."""
-    with Link(store, tcp=True) as link, Peer(link.url) as peer:
+    with Link(f"unix://{store.socket}", tcp=True) as link, Peer(link.url) as peer:
         assert peer.call("PING") == b"PONG" and link.url == f"redis://127.0.0.1:{link.port}"
     with Link(f"redis://me:secret@127.0.0.1:{store.port}") as link, Peer(link.url) as peer:
         assert peer.call("PING") == b"PONG" and link.url.startswith("unix://me:secret@/")
@@ -153,16 +164,16 @@ def test_kinds_of_sockets_may_be_mixed(store: Store) -> None:
 def test_slow(link: Link) -> None:
     """Every reply comes later, in order, and those of a pipeline together; only for whom it is meant."""
     with Peer(link.url) as peer, Peer(link.url, "w2-commands") as other:
-        with link.slow(0.2, jitter=0.05, to="w1"):
-            assert 0.15 <= timed(lambda: peer.call("PING")) < 0.6
+        with link.slow(0.1, jitter=0.05, to="w1"):
+            assert timed(lambda: peer.call("PING")) >= 0.05
             for n in range(20):
                 peer.send("ECHO", n)
-            assert 0.15 <= timed(lambda: [peer.reply() for _ in range(10)]) < 0.6
+            assert timed(lambda: [peer.reply() for _ in range(10)]) < 20 * 0.05
             assert [peer.reply() for _ in range(10)] == [b"%d" % n for n in range(10, 20)]
-            assert timed(lambda: other.call("PING")) < 0.15
-            with link.slow(0.2, way="up"):
-                assert timed(lambda: peer.call("PING")) >= 0.35
-        assert timed(lambda: peer.call("PING")) < 0.15
+            assert quick(other)
+            with link.slow(0.1, way="up"):
+                assert timed(lambda: peer.call("PING")) >= 0.15
+        assert quick(peer)
 
 
 def test_the_end_of_a_long_delay_is_the_end_of_the_block(link: Link) -> None:
@@ -180,8 +191,8 @@ def test_narrow(link: Link) -> None:
     with Peer(link.url) as peer:
         peer.call("SET", "a", b"x" * 100_000)
         with link.narrow(400_000, "down"):
-            assert 0.2 <= timed(lambda: peer.call("GET", "a")) < 1.0
-        assert timed(lambda: peer.call("GET", "a")) < 0.2
+            assert 0.2 <= timed(lambda: peer.call("GET", "a")) < 2.0
+        assert min(timed(lambda: peer.call("GET", "a")) for _ in range(5)) < 0.2
 
 
 def test_sliced(link: Link) -> None:
@@ -244,11 +255,12 @@ def test_deaf(link: Link, store: Store) -> None:
     """PING is answered and subscribes are confirmed, but nothing is heard; commands are not touched."""
     with subscriber(link) as peer, Peer(link.url) as commands:
         assert peer.messages(store, b"0") == [b"0"]
+        before = link.count("swallowed")
         with link.deaf():
             assert peer.messages(store, b"1", b"2") == []
             assert peer.call("SUBSCRIBE", "more") == [b"subscribe", b"more", 2]
             assert commands.call("LRANGE", "message", 0, -1) == []
-            assert link.count("swallowed") == 2
+            assert link.count("swallowed") - before == 2
         assert peer.messages(store, b"3") == [b"3"]
 
 
@@ -302,11 +314,12 @@ def test_half_close(link: Link, store: Store) -> None:
 
 def test_cut_after(link: Link, store: Store) -> None:
     """Behind exactly so many bytes, of so many connections."""
+    before = link.count("cut")
     with Peer(link.url) as one, Peer(link.url, "w2-commands") as two, link.cut_after(9, hard=False):
         assert one.call("PING") == b"PONG"
         one.send("PING")
         assert one.sock.recv(100) == b"+P" and one.ended() == "closed"
-        assert two.call("ECHO", "longer than nine") and link.count("cut") == 1
+        assert two.call("ECHO", "longer than nine") and link.count("cut") - before == 1
     with (
         link.cut_after(29, "up", of="*2\r\n$9\r\nSUBSCRIBE", to=SUBSCRIBER),
         Peer(link.url, "w1" + SUBSCRIBER) as peer,

@@ -268,8 +268,9 @@ def test_a_hung_worker_is_killed_and_replaced(faked: Supervised) -> None:
     before = faked.workers()
     _hang(faked)
     faked.wait_log("no heartbeat for 10 s", 15)
-    faked.wait_log("Fatal Python error: Aborted")
-    assert "fake_app.py" in faked.log()
+    # The dump is written piece by piece, and others may write between the pieces.
+    faked.wait_log("Fatal Python error: ")
+    faked.wait_log("fake_app.py")
     eventually_now(lambda: len(faked.all_facts()) == 2 and sorted(faked.workers()) != sorted(before))
     assert faked.stop() == 0
 

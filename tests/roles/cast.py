@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,8 +43,8 @@ HEAL = 10.0
 SETTLE = 20.0
 """Seconds that publishers get in the end to learn what became of their last publications."""
 
-SHOWN = 20
-"""Findings that a message shows."""
+SHOWN = 5
+"""Findings of a rule that a message shows."""
 
 
 class Port(Protocol):
@@ -77,6 +78,8 @@ class Options:
     """Seconds between two times that a reader does not read; 0: it always reads."""
     pause: float = 1.0
     """Longest time for which it does not read."""
+    receive_buffer: int = 0
+    """Bytes of a reader's buffer in the kernel; 0: the kernel's own choice, in which a lot fits."""
     ramp: float = 0.0
     """Seconds over which the readers come."""
     move: float = 0.05
@@ -179,7 +182,7 @@ class Run:
         self._await([(role, {"receives": count + share}) for role, count in goals], timeout, f"{receives} receives")
 
     def wait_inside(self, timeout: float = 30.0) -> None:
-        """Until every reader is subscribed to all that it follows; AssertionError after ``timeout``."""
+        """Until every reader has been subscribed to all that it follows; AssertionError after ``timeout``."""
         self._await([(role, {"all": True}) for role in self.readers], timeout, "everybody is subscribed")
 
     def play(self, seconds: float) -> None:
@@ -206,37 +209,43 @@ class Run:
     def probe(self, within: float = HEAL) -> float | None:
         """All faults are over: publish to every channel until everybody has received one; the seconds that it took.
 
-        None when somebody has not after ``within`` seconds; ``judge`` says who. The newest probes get as long again to
-        arrive everywhere, since nothing may be lost either.
+        None when somebody has not after ``within`` seconds; ``judge`` says who.
         """
-        for role in self.readers:
-            role.ask("calm")
         self.journal.note("healed", within=within)
         begun = time.monotonic()
+        for role in self.readers:
+            role.ask("calm")
         ids: dict[str, list[str]] = {channel: [] for channel in self.channels}
         self.healed = None
         while self.healed is None and (left := begun + within - time.monotonic()) > 0:
-            made = self.publisher.ask("probe", within + PATIENCE, channels=self.channels, within=left)
+            made = self._publish_probes(left)
             for channel, one in made.items():
                 ids[channel].append(one)
             missing = self._until([(role, {"ids": ids}) for role in self.readers], min(ROUND, left))
             if len(made) == len(self.channels) and not missing:
                 self.healed = time.monotonic() - begun
-        newest = {channel: made[-1:] for channel, made in ids.items() if made}
-        self._until([(role, {"ids": newest}) for role in self.readers], within)
         return self.healed
 
+    def _publish_probes(self, within: float) -> dict[str, str]:
+        """One to each channel; their ids by channel, of those that were published in time."""
+        made: dict[str, str] = self.publisher.ask("probe", within + PATIENCE, channels=self.channels, within=within)
+        return made
+
     def finish(self, within: float = HEAL) -> list[Record]:
-        """Let publishers settle, probe, stop everybody; all records, those of the cast first."""
+        """``stop``; all records, those of the cast first."""
         self.stop(within)
         return list(self.records())
 
     def stop(self, within: float = HEAL) -> None:
-        """Let publishers settle, probe, and stop everybody."""
+        """No more publications; probe; let publishers settle; a last probe, behind which nothing is under way, gets
+        as long again; and stop everybody."""
         if self._finished:
             return
-        self.publisher.ask("finish", SETTLE + PATIENCE, within=SETTLE)
+        self.publisher.ask("over")
         self.probe(within)
+        self.publisher.ask("finish", SETTLE + PATIENCE, within=SETTLE)
+        last = {channel: [one] for channel, one in self._publish_probes(within).items()}
+        self._until([(role, {"ids": last}) for role in self.readers], within)
         for role in (self.publisher, *self.readers):
             role.ask("stop")
         self.journal.flush()
@@ -250,20 +259,26 @@ class Run:
             with file.open("rb") as lines:
                 yield from map(decode, lines)
 
-    def judge(self, at_least: int | Mapping[str, int] = 1) -> list[Finding]:
-        """The findings, after ``stop`` or ``finish``; ``healed`` is from then on what the readers' clocks say."""
+    def judge(self, at_least: int | Mapping[str, int] = 1, at_most: Mapping[str, int] | None = None) -> list[Finding]:
+        """The findings, after ``stop`` or ``finish``; ``healed`` is from then on what the readers' clocks say. Where
+        nothing may be lost ``at_most={"gaps": 0}`` says so."""
         assert self._finished, "finish comes first"
         judge = Judge()
         for record in self.records():
             judge.take(record)
-        findings = judge.finish(at_least)
+        findings = judge.finish(at_least, at_most)
         self.healed = judge.heal_time()
         return findings
 
-    def assert_clean(self, at_least: int | Mapping[str, int] = 1, within: float = HEAL) -> list[Record]:
+    def assert_clean(
+        self,
+        at_least: int | Mapping[str, int] = 1,
+        within: float = HEAL,
+        at_most: Mapping[str, int] | None = None,
+    ) -> list[Record]:
         """``finish``, and AssertionError with all that is wrong; all records."""
         self.stop(within)
-        findings = self.judge(at_least)
+        findings = self.judge(at_least, at_most)
         assert not findings, told(findings, self.folder)
         return list(self.records())
 
@@ -289,17 +304,22 @@ class Run:
 
 
 def told(findings: Sequence[Finding], folder: Path) -> str:
-    """Findings as text, and where the records are that they came from."""
-    rest = [f"... {len(findings) - SHOWN} more"] if len(findings) > SHOWN else []
-    lines = [f"{finding.rule}: {finding.text}" for finding in findings[:SHOWN]] + rest
-    return "\n".join([f"{len(findings)} findings, records in {folder}", *lines])
+    """How many findings by rule, the first of them, and where the records are that they came from."""
+    by_rule = Counter(finding.rule for finding in findings)
+    counts = ", ".join(f"{count} x {rule}" for rule, count in by_rule.most_common())
+    firsts = [
+        f"{finding.rule}: {finding.text}"
+        for rule in by_rule
+        for finding in itertools.islice((one for one in findings if one.rule == rule), SHOWN)
+    ]
+    return "\n".join([f"{counts}; records in {folder}", *firsts])
 
 
 @contextlib.contextmanager
 def cast(server: Port | Sequence[Port], **options: Any) -> Iterator[Run]:
     """Start a cast on ``server`` (or several that share a store); :class:`Options` says what there is to choose.
 
-    The block begins when everybody is subscribed. After it no process is left; the records stay when it failed.
+    The block begins when everybody has been subscribed. After it no process is left; the records stay when it failed.
     """
     chosen = Options(**options)
     folder = chosen.folder or Path(tempfile.mkdtemp(prefix="rt-cast-"))
@@ -351,7 +371,7 @@ def reader_settings(options: Options, channels: list[str]) -> list[dict[str, Any
         }
         for number, kind in zip(range(options.readers), kinds, strict=False)
     ]
-    names = ("token", "ramp", "reconnect_every", "pause_every", "pause")
+    names = ("token", "ramp", "reconnect_every", "pause_every", "pause", "receive_buffer")
     common = {name: getattr(options, name) for name in names}
     return [
         {"name": f"readers-{number}", "readers": readers[number :: options.reader_processes], **common}

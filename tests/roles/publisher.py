@@ -223,9 +223,10 @@ class Stage:
             self.rate = command["rate"]
         if command["do"] == "probe":
             return await self.probe(command["channels"], command["within"])
-        if command["do"] in ("finish", "stop"):
+        if command["do"] in ("over", "finish", "stop"):
             self.over.set()
-            await asyncio.wait(self.tasks, timeout=command.get("within", 0.0)) if self.tasks else None
+        if command["do"] == "finish":
+            await asyncio.wait(self.tasks, timeout=command["within"]) if self.tasks else None
         if command["do"] == "stop":
             for task in self.tasks:
                 task.cancel()

@@ -99,7 +99,7 @@ class Reader:
         """One connection, until the server or this reader ends it; the close code, or status, of the server."""
         self.wire = wire = self.make_wire()
         try:
-            await wire.open(self.dice.choice(self.stage.ports))
+            await wire.open(self.dice.choice(self.stage.ports), self.stage.receive_buffer)
             self.greet()
             async with asyncio.timeout(self.patience()):
                 return await self.stay(wire)
@@ -124,7 +124,9 @@ class Reader:
                     await asyncio.shield(wire.ended)
                     break
             wire.pause()
-            await asyncio.sleep(self.dice.random() * self.stage.pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.dice.random() * self.stage.pause):
+                    await self.stage.calm.wait()
             wire.resume()
         return self.told(await wire.ended)
 
@@ -303,6 +305,7 @@ class Stage:
 
     def __init__(self, settings: dict[str, Any], journal: Journal) -> None:
         self.journal = journal
+        self.calm = asyncio.Event()
         self.ports: list[int] = settings["ports"]
         self.prefix: str = settings["prefix"]
         self.token: str = settings["token"]
@@ -310,6 +313,7 @@ class Stage:
         self.reconnect_every: float = settings["reconnect_every"]
         self.pause_every: float = settings["pause_every"]
         self.pause: float = settings["pause"]
+        self.receive_buffer: int = settings["receive_buffer"]
         self.readers = [
             KINDS[one["kind"]](self, one["name"], one["channels"], random.Random(one["seed"]))
             for one in settings["readers"]
@@ -322,6 +326,7 @@ class Stage:
             return await self.until(command)
         if command["do"] == "calm":
             self.reconnect_every = self.pause_every = 0.0
+            self.calm.set()
         if command["do"] == "stop":
             for task in self.tasks:
                 task.cancel()
@@ -344,7 +349,8 @@ class Stage:
         }
 
     async def until(self, command: Command) -> dict[str, Any]:
-        """Wait, with a bound, until all are subscribed, ``receives`` came, and the newest of a channel is in ``ids``.
+        """Wait, with a bound, until all have been subscribed, ``receives`` came, and the newest of each channel is in
+        ``ids``.
 
         The status says in ``missing`` whom that is not true of.
         """
@@ -358,7 +364,7 @@ class Stage:
                 for reader in self.readers
                 for channel in reader.channels
                 if (channel in ids and reader.newest.get(channel) not in ids[channel])
-                or (command.get("all") and channel not in reader.inside)
+                or (command.get("all") and channel not in reader.places)
             ]
             enough = status["receives"] >= command.get("receives", 0)
             if (enough and not missing) or asyncio.get_running_loop().time() > deadline:

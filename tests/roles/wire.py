@@ -7,6 +7,7 @@ are the strict ones.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -42,14 +43,24 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.ended: asyncio.Future[int | None] = loop.create_future()
 
-    async def open(self, port: int) -> None:
-        """Connect and wait for the door to open; :class:`Turned` when it does not."""
+    async def open(self, port: int, receive_buffer: int = 0) -> None:
+        """Connect, with a receive buffer in the kernel of that size, and wait for the door to open; :class:`Turned`
+        when it does not."""
+        loop = asyncio.get_running_loop()
+        plug = socket.socket()
+        if receive_buffer:
+            plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        plug.setblocking(False)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT):
-                await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", port)
+                await loop.sock_connect(plug, ("127.0.0.1", port))
+                await loop.create_connection(lambda: self, sock=plug)
                 status = await asyncio.shield(self._head)
         except OSError:  # TimeoutError is one
             status = 0
+        finally:
+            if self._transport is None:
+                plug.close()
         if status not in (101, 200):
             self.leave()
             raise Turned(status)

@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from rt.config import Client, Config, Connections, Limits
@@ -20,6 +18,7 @@ from rt.web.entrance import Entrance, StreamDoor
 from rt.web.request import Request
 from rt.web.router import Router
 from rt.web.tenants import Tenants
+from tests.listening import KINDS, listening
 from tests.waiting import eventually
 
 LIMIT = 2048
@@ -66,9 +65,11 @@ class Place:
 
     def __init__(self, door: StreamDoor) -> None:
         tenants = Tenants(lambda: cast("Any", None))
-        tenants.only = cast("Any", FakeTenant())
+        tenant = FakeTenant()
+        self.api = tenant.api
+        tenants.only = cast("Any", tenant)
         self.router = Router(Application([]), {"/door": door}, tenants, max_body=LIMIT * 2)
-        self.sock, self.port = bind_unused_port()
+        self.port = 0
 
     async def connect(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection that has sent ``request``."""
@@ -87,18 +88,21 @@ class Place:
         return got
 
 
+@pytest.fixture(params=KINDS)
+def http(request: pytest.FixtureRequest) -> str:
+    """Every test here runs over both HTTP connections."""
+    return cast("str", request.param)
+
+
 @contextlib.asynccontextmanager
-async def serving(door: StreamDoor) -> AsyncIterator[Place]:
+async def serving(http: str, door: StreamDoor) -> AsyncIterator[Place]:
     """A place whose stream door is ``door``."""
     place = Place(door)
-    server = HTTPServer(place.router)
-    server.add_socket(place.sock)
-    try:
-        yield place
-    finally:
-        server.stop()
-        await place.router.stop()
-        await server.close_all_connections()
+    async with listening(http, place.router) as place.port:
+        try:
+            yield place
+        finally:
+            await place.router.stop()
 
 
 def taking(before: Callable[[], Awaitable[None]] | None = None) -> StreamDoor:
@@ -144,12 +148,12 @@ async def a_turn() -> None:
     ids=["get", "post", "chunks", "empty"],
 )
 def test_a_stream_takes_the_socket_over(
-    before: Callable[[], Awaitable[None]] | None, request_bytes: bytes, echo: bytes
+    http: str, before: Callable[[], Awaitable[None]] | None, request_bytes: bytes, echo: bytes
 ) -> None:
     """From the headers, or from the end of the body, at once or after waiting for something."""
 
     async def run() -> bytes:
-        async with serving(taking(before)) as place:
+        async with serving(http, taking(before)) as place:
             got = await place.ask(request_bytes)
             assert not place.router.entering
             return got
@@ -157,13 +161,13 @@ def test_a_stream_takes_the_socket_over(
     assert asyncio.run(run()) == CHANGES + echo
 
 
-def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(http: str) -> None:
     """413 by the length announced, and by what came, in chunks; the door is not called."""
     head = b"POST /door HTTP/1.1\r\nHost: a\r\n"
     chunk = b"%x\r\n%b\r\n" % (LIMIT + 1, b"x" * (LIMIT + 1))
 
     async def run() -> list[bytes]:
-        async with serving(taking()) as place:
+        async with serving(http, taking()) as place:
             announced = await place.ask(head + b"Content-Length: %d\r\n\r\n" % (LIMIT + 1))
             return [announced, await place.ask(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)]
 
@@ -176,7 +180,9 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
     [b"GET /door HTTP/1.1\r\nHost: a\r\n\r\n", b"POST /door HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"],
     ids=["get", "post"],
 )
-def test_a_peer_that_leaves_is_waited_for_no_more(request_bytes: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_peer_that_leaves_is_waited_for_no_more(
+    http: str, request_bytes: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     """What its door waits for is cancelled, and nothing of it is left or logged."""
     ended: list[str] = []
 
@@ -187,7 +193,7 @@ def test_a_peer_that_leaves_is_waited_for_no_more(request_bytes: bytes, caplog: 
             ended.append("cancelled")
 
     async def run() -> None:
-        async with serving(taking(for_ever)) as place:
+        async with serving(http, taking(for_ever)) as place:
             _, writer = await place.connect(request_bytes)
             await eventually(lambda: len(place.router.entering) == 1)
             writer.close()
@@ -200,24 +206,24 @@ def test_a_peer_that_leaves_is_waited_for_no_more(request_bytes: bytes, caplog: 
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_door_that_waits_too_long_is_given_up(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_door_that_waits_too_long_is_given_up(http: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is told to come back, and the connection is closed."""
     monkeypatch.setattr(routing, "PATIENCE", 0.05)
     request = f"{method} /door HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
 
     async def run() -> bytes:
-        async with serving(taking(asyncio.Event().wait)) as place:  # type: ignore[arg-type]
+        async with serving(http, taking(asyncio.Event().wait)) as place:  # type: ignore[arg-type]
             return await place.ask(request)
 
     answer = asyncio.run(run())
     assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1\r\n" in answer
 
 
-def test_a_stop_turns_away_who_still_waits() -> None:
+def test_a_stop_turns_away_who_still_waits(http: str) -> None:
     """Nobody is left hanging on a door whose worker leaves."""
 
     async def run() -> bytes:
-        async with serving(taking(asyncio.Event().wait)) as place:  # type: ignore[arg-type]
+        async with serving(http, taking(asyncio.Event().wait)) as place:  # type: ignore[arg-type]
             reader, writer = await place.connect(b"GET /door HTTP/1.1\r\nHost: a\r\n\r\n")
             await eventually(lambda: len(place.router.entering) == 1)
             await place.router.stop()
@@ -231,7 +237,7 @@ def test_a_stop_turns_away_who_still_waits() -> None:
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "after waiting"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_door_that_fails_is_500(
-    method: str, late: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    http: str, method: str, late: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one line for the operator, and no query in it."""
 
@@ -245,7 +251,7 @@ def test_a_door_that_fails_is_500(
         raise RuntimeError("mine")
 
     async def run() -> bytes:
-        async with serving(door) as place:
+        async with serving(http, door) as place:
             return await place.ask(
                 f"{method} /door?token=secret HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
             )
@@ -255,7 +261,7 @@ def test_a_door_that_fails_is_500(
     assert "a door failed" in caplog.text and "secret" not in caplog.text
 
 
-def test_the_next_request_of_a_connection_is_served_after_one_that_was_turned_away() -> None:
+def test_the_next_request_of_a_connection_is_served_after_one_that_was_turned_away(http: str) -> None:
     """A door that answers late leaves the connection to HTTP."""
 
     async def turn_away(request: Request) -> None:
@@ -266,7 +272,7 @@ def test_the_next_request_of_a_connection_is_served_after_one_that_was_turned_aw
         return turn_away(request)
 
     async def run() -> bytes:
-        async with serving(door) as place:
+        async with serving(http, door) as place:
             api = b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
             posted = b"POST /door HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
             return await place.ask(posted + api)
@@ -275,15 +281,42 @@ def test_the_next_request_of_a_connection_is_served_after_one_that_was_turned_aw
     assert answer.startswith(b"HTTP/1.1 403 ") and answer.endswith(b"api:{}")
 
 
+def test_many_requests_ahead(http: str) -> None:
+    """Each is answered, in their order, however many one connection sends at once."""
+    api = b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n%04d"
+
+    async def run() -> bytes:
+        async with serving(http, taking()) as place:
+            return await place.ask(b"".join(api % number for number in range(500)))
+
+    answers = asyncio.run(run()).split(b"api:")[1:]
+    assert [answer[:4] for answer in answers] == [b"%04d" % number for number in range(500)]
+
+
+def test_nothing_is_served_behind_an_answer_that_ends_the_connection(http: str) -> None:
+    """A client that goes on there is not heard: it may be one that does not know where its request ended."""
+
+    async def run() -> tuple[bytes, list[bytes]]:
+        async with serving(http, taking()) as place:
+            large = b"POST /door HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (LIMIT + 1)
+            api = b"POST /api/info HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+            got = await place.ask(large + b"x" * (LIMIT + 1) + api)
+            return got, place.api.bodies
+
+    got, bodies = asyncio.run(run())
+    assert got.startswith(b"HTTP/1.1 413 ") and got.count(b"HTTP/1.1") == 1
+    assert bodies == []
+
+
 @pytest.mark.parametrize(("method", "closes"), [("GET", True), ("POST", False)])
-def test_an_answer_says_whether_the_connection_ends(method: str, closes: bool) -> None:
+def test_an_answer_says_whether_the_connection_ends(http: str, method: str, closes: bool) -> None:
     """One that is given before the request was read ends it; a client must not send the next one there."""
 
     def door(entrance: Entrance, request: Request) -> None:
         request.reply(403)
 
     async def run() -> bytes:
-        async with serving(door) as place:
+        async with serving(http, door) as place:
             return await place.ask(f"{method} /door HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode())
 
     assert (b"Connection: close\r\n" in asyncio.run(run())) is closes

@@ -1,0 +1,82 @@
+"""What the sessions of those who are connected here hold, as it was read and heard: a store that lost them gets them
+back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rt.protocol import session
+from rt.protocol.control import RefreshUser, SubscribeUser, Target, UnsubscribeUser
+from rt.protocol.session import Changes
+
+if TYPE_CHECKING:
+    from rt.delivery.hub import Hub
+
+
+AT_ONCE = 100  # sessions given back in one go
+
+
+class Sessions:
+    """By user. Only of users who have a session, and only as long as they are connected here."""
+
+    __slots__ = ("_hub", "_known")
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._known: dict[str, dict[str, bytes]] = {}
+
+    def read(self, user: str, fields: Mapping[str, bytes]) -> None:
+        """The store says that these are the fields of the user's session."""
+        if fields:
+            self._known[user] = dict(fields)
+        else:
+            self._known.pop(user, None)
+
+    def heard(self, message: Target) -> None:
+        """The backend said something to a user; what it says to single connections is in no session."""
+        hub = self._hub
+        if not hub.keeps_sessions or message.client or message.session or message.user not in hub.users:
+            return
+        changes = self._changes(message)
+        if message.user and changes is not None:
+            fields = self._known.setdefault(message.user, {})
+            fields.update(changes.set)
+            for field in changes.remove:
+                fields.pop(field, None)
+
+    def _changes(self, message: Target) -> Changes | None:
+        now = self._hub.wall()
+        if isinstance(message, SubscribeUser):
+            return session.subscribed(message.channel, message.terms)
+        if isinstance(message, UnsubscribeUser):
+            if message.channel:
+                return session.unsubscribed(message.channel, now)
+            known = session.decode(self._known.get(message.user, {}), now)
+            return session.unsubscribed_all(known.channels, now)
+        if isinstance(message, RefreshUser) and message.info is not None and not message.expired:
+            return session.informed(message.info, now)
+        return None
+
+    def sweep(self) -> None:
+        """Forget who has left, or never came in."""
+        for user in self._known.keys() - self._hub.users.keys():
+            del self._known[user]
+
+    async def restore(self) -> None:
+        """Give the store what it may have lost. What it has by now, and so is newer, stays. Raises StoreError."""
+        self.sweep()
+        ttl = self._hub.config.client.session_ttl
+        if not self._hub.keeps_sessions:
+            return
+        users = list(self._known)
+        for first in range(0, len(users), AT_ONCE):
+            calls = [
+                self._hub.broker.restore_session(
+                    user, [(field, value, session.rivals(field)) for field, value in self._known[user].items()], ttl
+                )
+                for user in users[first : first + AT_ONCE]
+                if user in self._known
+            ]
+            await asyncio.gather(*calls)
