@@ -675,7 +675,7 @@ def test_who_enters_while_a_conflated_batch_waits_lacks_nothing_of_it() -> None:
         room.publish("price:a", 5)
         second.connection.subscribe_by_server("price:c", Terms(), None)
         await room.turns()
-        room.publish("price:a", 196)  # the last of which makes the turn half full
+        room.publish("price:a", 196, size=30)  # the last of which makes the turn half full
         await room.turns()
         await room.until(lambda: all(200 in reader.read().got["price:a"] for reader in (first, second)))
 
