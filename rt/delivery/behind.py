@@ -88,6 +88,8 @@ def _forward(subscription: Subscription) -> bool:
     ready = subscription.state is State.BEHIND and subscription.outbox.queue is None
     if not ready or subscription.outbox.owner.closed or _waits(subscription):
         return False
+    if not subscription.feed.hub.turnstile.passes(subscription):
+        return True
     legs = reach(subscription.feed, subscription.positions, {}, None)
     if isinstance(legs, Absent):
         subscription.fetching = True

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rt.delivery import control
 from rt.delivery.batches import Batches
+from rt.delivery.behind import catch_up
 from rt.delivery.catchup import Limit
 from rt.delivery.channel import Channel
 from rt.delivery.crowd import Crowd
@@ -27,6 +28,7 @@ from rt.delivery.policy import Manner, manner
 from rt.delivery.presence import Presence
 from rt.delivery.sessions import Sessions
 from rt.delivery.subscription import State
+from rt.delivery.turnstile import Turnstile
 from rt.errors import SHUTDOWN, Close, Refused, StoreError
 from rt.protocol.channels import Namespaces
 from rt.protocol.publication import Change, Publication
@@ -108,6 +110,7 @@ class Hub:
         self.nobody = Nobody(self)
         self.leaving = False
         self.paces: dict[Subscription, Pace] = {}  # of those who are behind and have one
+        self.turnstile = Turnstile(self.loop, catch_up)
         self.batches = Batches(self.loop, self._batched)
         self._dirty: list[Feed] = []
         self._manners: dict[tuple[str, ...], Manner] = {}

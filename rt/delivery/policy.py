@@ -45,7 +45,8 @@ of its highest priority; in a page the channels come by priority.
 What happens at
 
 * **a drain**: the outbox is empty; the live are ready again, then those behind are served, by priority, until something
-  waits again (:func:`rt.delivery.catchup.resume`);
+  waits again (:func:`rt.delivery.behind.resume`). When very many drain at once, they pass a
+  :class:`rt.delivery.turnstile.Turnstile`, a few milliseconds of each turn of the loop;
 * **close, unsubscribe**: the subscription leaves; what it was not given it is not owed, and does not count as dropped;
 * **a change of feed**: positions go along by channel, local ones too, and so does the pace;
 * **a reload**: the new policy holds from the next turn on. A spare of another kind begins empty; who was behind is

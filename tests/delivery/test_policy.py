@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -14,14 +15,19 @@ import pytest
 from rt.config import Channel as ChannelSettings
 from rt.config import Config, Delivery, Namespace, Pacing
 from rt.config.schema import PerSubscription
+from rt.delivery import flush
 from rt.delivery.admission import Admission, Request, admit
+from rt.delivery.catchup import Leg, reach
 from rt.delivery.hub import Hub
 from rt.delivery.pacing import CALM
 from rt.delivery.plain import PlainConnection
 from rt.delivery.policy import HIGH, LOW, NORMAL, Manner, manner, share
 from rt.delivery.sdk import SdkConnection
 from rt.delivery.subscription import State
-from rt.protocol.publication import Publication
+from rt.delivery.uni import UniConnection
+from rt.protocol.commands import Connect, Subscribe
+from rt.protocol.options import Terms
+from rt.protocol.publication import Position, Publication
 from rt.protocol.wires import SOCKET
 from tests.delivery.test_policy_walks import Calm
 from tests.delivery.test_walks import FakeSink as Socket
@@ -546,6 +552,134 @@ def test_whoever_leaves_while_behind_leaves_nothing() -> None:
         assert not room.hub.tally.conflations
 
     run(test, loose("price", "conflate"))
+
+
+# Where positions and turns meet
+
+
+def test_who_joins_is_owed_nothing_from_before() -> None:
+    """Not even what came while another of its channels was being opened."""
+
+    async def test(room: Room) -> None:
+        Reader(room, "oldest:a")
+        await room.turns()
+        sink = Sticky(Calm())
+        late = UniConnection(room.hub, sink)
+        late.begin(Connect(subs={"oldest:a": Subscribe(), "oldest:b": Subscribe()}))
+        for _ in range(3):
+            await asyncio.sleep(0)  # its second channel waits for the store
+        room.publish("oldest:a", 50)
+        await room.turns()
+        room.publish("oldest:a")
+        await room.turns()
+        numbers = [message["pub"]["data"]["n"] for message in sink.messages() if "pub" in message]
+        assert numbers == [50] and not room.left_out()
+
+    run(test, loose("oldest", "drop_oldest"))
+
+
+def test_what_a_slice_has_not_reached_is_kept() -> None:
+    """A member that falls behind at the end of a long flush begins before the turn that is going out."""
+
+    async def test(room: Room) -> None:
+        healthy = [Reader(room, "price:a") for _ in range(3)]
+        slow = Reader(room, "price:a")
+        await room.turns()
+        slow.stall()
+        room.publish("price:a", key="first")
+        room.hub._flush()
+        await asyncio.sleep(0)
+        assert healthy[0].read().got and not healthy[2].read().got, "it goes out in slices"
+        room.publish("price:a", 70, key="other")
+        await room.turns()
+        slow.sink.open()
+        await room.until(lambda: slow.live)
+        assert slow.read().got["price:a"] == [0, 70]
+
+    with patch.multiple(flush, CHUNK=1, SLICE=-1.0):
+        run(test, loose("price", "conflate", conflate_key="k"))
+
+
+def test_one_that_stands_inside_a_turn_stays_where_it_is() -> None:
+    """It has come from another feed, whose turns were ahead: it is neither moved back nor counted."""
+
+    async def test(room: Room) -> None:
+        Reader(room, "oldest:a")
+        await room.turns()
+        (feed,) = room.hub.feeds.values()
+        room.publish("oldest:a", 5)
+        assert (feed.base, feed.standing()) == ([("", 0)], [("", 5)])
+        assert reach(feed, [Position("", 3)], {}, None) == [Leg(Position("", 3))]
+        await room.turns()
+        legs = reach(feed, [Position("", 3)], {}, None)
+        assert isinstance(legs, list)
+        (leg,) = legs
+        assert (leg.position, len(leg.publications), leg.dropped) == (("", 5), 2, 0)
+
+    run(test, loose("oldest", "drop_oldest"))
+
+
+def test_what_is_kept_nowhere_is_missed_by_who_is_behind() -> None:
+    """A publication without history on a channel with it. What a spare keeps is not missed."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "whole:a", "oldest:a", stream=True)
+        await room.turns()
+        reader.stall()
+        for _ in range(60):
+            room.publish("whole:a")
+            await room.turns(2)
+        assert reader.behind()
+        room.hub.broadcast("whole:a", Publication(b'{"data":{"n":-1}}', time=1))
+        room.publish("oldest:a", 3)
+        await room.turns()
+        assert room.hub.tally.drops["volatile"] == 1
+        reader.sink.open()
+        await room.until(lambda: reader.live)
+        assert reader.read().got == {"whole:a": list(range(60)), "oldest:a": [0, 1, 2]}
+
+    run(test, stored("whole"), loose("oldest", "drop_oldest"))
+
+
+def test_a_pace_goes_along_to_another_feed() -> None:
+    """Whoever is slow is slow with one channel more."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "price:a", stream=True)
+        await room.turns()
+        reader.stall()
+        room.publish("price:a", 3)
+        await room.turns()
+        (pace,) = room.hub.paces.values()
+        assert reader.connection.subscribe_by_server("price:b", Terms(), None) is not None
+        await room.turns()
+        (subscription,) = reader.connection.subscriptions.values()
+        assert subscription.feed.key == ("price:a", "price:b") and room.hub.paces == {subscription: pace}
+        reader.sink.open()
+        await room.until(lambda: reader.live)
+        assert reader.read().got == {"price:a": [2]}
+
+    run(test, loose("price", "conflate"))
+
+
+def test_who_enters_while_a_conflated_batch_waits_lacks_nothing_of_it() -> None:
+    """Where somebody has had a part of the turn already, it is not made smaller."""
+
+    async def test(room: Room) -> None:
+        first = Reader(room, "price:a", "price:b", stream=True)
+        second = Reader(room, "price:a", stream=True)
+        for reader, other in ((first, "price:c"), (second, "price:b")):
+            await room.turns()
+            reader.connection.subscribe_by_server(other, Terms(), None)
+        await room.turns()
+        room.publish("price:a", 5)
+        second.connection.subscribe_by_server("price:c", Terms(), None)
+        await room.turns()
+        room.publish("price:a", 196, size=30)  # the last of which makes the turn half full
+        await room.turns()
+        await room.until(lambda: all(200 in reader.read().got["price:a"] for reader in (first, second)))
+
+    run(test, loose("price", "conflate", batch=0.05))
 
 
 # Reloads and turns that are too large

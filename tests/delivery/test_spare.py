@@ -74,8 +74,8 @@ def test_keys_beyond_the_bound_are_dropped_and_counted(came: str, first: int, co
 
 def test_a_key_that_comes_back_was_conflated_and_not_dropped() -> None:
     """Who gets its newest lacks nothing."""
-    kept = filled(Keyed(Share(1 << 20, 1), 1e9, "k"), "aba")
-    assert kept.after(0, 3, 0.0) == Rest(kept.after(2, 3, 0.0).publications, dropped=1, conflated=1)
+    rest = filled(Keyed(Share(1 << 20, 2), 1e9, "k"), "abca").after(0, 4, 0.0)
+    assert (numbers(rest), rest.dropped, rest.conflated) == ([3, 4], 1, 1), "b was dropped, a was not"
 
 
 @pytest.mark.parametrize("kind", [Newest, Whole])

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import processes
 from tests.clients import Api, Reader, UniSocket, plug
 from tests.doors import DOORS, enter
 from tests.eventsource import Parser, UniStream
@@ -278,6 +279,74 @@ def test_a_narrow_line_keeps_what_is_worth_most(guarded: Server, channel: str, d
     left = guarded.metric("rt_left_out_total", namespace="logs", priority="low", reason="oldest")
     sip(guarded, door, [logs, chat, alert], test)
     assert guarded.metric("rt_left_out_total", namespace="logs", priority="low", reason="oldest") > left
+
+
+HALF = 30
+"""Readers that stop, and as many that do not."""
+
+STALL = 2.0
+POLICIES: dict[str, dict[str, Any]] = {
+    "catch_up": {**STREAM, **OPEN, "history_size": 20000},
+    "disconnect": VOLATILE,
+    "drop_oldest": {**VOLATILE, "slow": "drop_oldest"},
+    "drop_newest": {**VOLATILE, "slow": "drop_newest"},
+    "conflate": {**VOLATILE, "slow": "conflate"},
+}
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Server]:
+    """A server that closes whoever takes nothing for two seconds."""
+    namespaces = [{"name": name, **settings} for name, settings in POLICIES.items()]
+    config = {"server": {"workers": 1}, "delivery": {"stall_timeout": f"{STALL:g}s", "send_buffer": "64KiB"}}
+    with Server({**config, "channel": {"namespaces": namespaces}}) as running:
+        yield running
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_p7_half_of_the_readers_stop(strict: Server, channel: str, policy: str) -> None:
+    """P7: 4 KiB a hundred times a second. The others lose nothing and are as quick as before, memory stays within the
+    bounds, and who took nothing is closed in time."""
+    name = f"{policy}:{channel}"
+    (pid,) = strict.worker_pids()
+
+    async def run() -> None:
+        async with Api(strict) as api:
+            healthy = [Sipper("ws", strict, [name], 0) for _ in range(HALF)]
+            for one in healthy:
+                one.fast = True
+            reading = [asyncio.create_task(one.sip()) for one in healthy]
+            await eventually(lambda: all(one.headed for one in healthy))
+
+            async def publish(number: int) -> None:
+                await api.publish(name, {"n": number + first, "at": time.time(), "text": "x" * 4000})
+
+            first = 0
+            first = await at_rate(1.5, 100.0, publish)
+            before, base = p99(healthy, name), processes.resident_bytes(pid)
+            stalled = [Sipper("ws", strict, [name], 0) for _ in range(HALF)]
+            closed = strict.metric("rt_disconnects_total", code="3008")
+            first += await at_rate(STALL + 0.5, 100.0, publish)
+            during = p99(healthy, name)
+            assert processes.resident_bytes(pid) - base < HALF * (128 << 10) + (16 << 20)
+            assert during < max(2 * before, 0.05)
+            await eventually(lambda: strict.metric("rt_disconnects_total", code="3008") == closed + HALF, STALL + 2)
+            await eventually(lambda: all(len(one.got[name]) == first for one in healthy))
+            for one in healthy:
+                assert one.numbers(name) == list(range(first))
+            for task in reading:
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)
+            for one in [*healthy, *stalled]:
+                one.sock.close()
+
+    asyncio.run(run())
+
+
+def p99(readers: list[Sipper], name: str) -> float:
+    """Seconds from publish to receipt, of the slowest but one in a hundred of the last hundred of each."""
+    ages: list[float] = sorted(read - data["at"] for one in readers for read, data in one.got[name][-100:])
+    return ages[int(len(ages) * 0.99) - 1]
 
 
 @pytest.mark.parametrize("door", DOORS)
