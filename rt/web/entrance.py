@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
 from random import randint
@@ -18,12 +19,14 @@ from rt.errors import Closing, Refused, StoreError
 from rt.protocol import replies, sse
 from rt.protocol.address import Proxies
 from rt.web import allowance
+from rt.web.narrow import Narrow
 from rt.web.origin import Origins
 
 if TYPE_CHECKING:
     from rt.config import Config
     from rt.delivery.hub import Choose, Hub
     from rt.web.request import Request
+    from rt.web.sink import Socket, Stream
 
 Header = tuple[str, str]
 
@@ -36,6 +39,9 @@ _STATUS = {
     errors.EXPIRED: 401,
 }
 _CLOSED = {errors.FORBIDDEN: 403, errors.CHANNEL_LIMIT: 403, errors.CONNECTION_LIMIT: 429}
+
+
+_RATE = re.compile(r"[1-9][0-9]{2,6}", re.ASCII)
 
 
 class Turned(Exception):
@@ -64,6 +70,7 @@ class Entrance:
         """Take the origins and the trusted proxies of a new config."""
         self._origins = Origins(config.client.allowed_origins, same_origin=config.server.mode == "development")
         self._proxies = Proxies(config.server.trusted_proxies, config.server.proxy_header)
+        self._demo = config.server.demo
 
     def check_origin(self, request: Request) -> list[Header]:
         """403 for a page that is not on the list; else the headers that let it read the answer."""
@@ -75,6 +82,11 @@ class Entrance:
     def address(self, request: Request) -> str:
         """Where a request comes from."""
         return request.address(self._proxies)
+
+    def line(self, request: Request, sink: Socket | Stream) -> Socket | Stream | Narrow:
+        """What the connection writes to. The demo page may ask for a slow network (``?demo_line=`` bytes a second)."""
+        rate = request.parameter("demo_line") if self._demo else ""
+        return Narrow(sink, int(rate)) if _RATE.fullmatch(rate) else sink
 
     @property
     def waiting(self) -> int:

@@ -117,7 +117,8 @@ def _begin(
         entrance.check_room(request)
     except Turned as turned:
         raise _told(request, turned, cors) from None
-    sink, _ = request.take_over()
+    taken, _ = request.take_over()
+    sink = entrance.line(request, taken)
     head = _head(cors)
     connection = PlainConnection(entrance.hub, sink, wire, found, preface=head, refusal=head + later())
     connection.came_from(entrance.address(request))

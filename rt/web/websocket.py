@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from rt.delivery.admission import Admission
     from rt.delivery.connection import Connection
     from rt.web.entrance import Entrance
+    from rt.web.narrow import Narrow
     from rt.web.request import Request
     from rt.web.sink import Socket, Stream
 
@@ -125,7 +126,8 @@ def sdk(entrance: Entrance, request: Request) -> Awaitable[None] | None:
 
 
 def _begin_sdk(entrance: Entrance, request: Request, head: bytes, *, good: bool, native: bool) -> None:
-    sink, behind = request.take_over()
+    taken, behind = request.take_over()
+    sink = entrance.line(request, taken)
     connection = SdkConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
     connection.came_from(entrance.address(request))
     connection.outbox.write(head)
@@ -145,7 +147,8 @@ def uni(entrance: Entrance, request: Request) -> Awaitable[None] | None:
 
 
 def _begin_uni(entrance: Entrance, request: Request, head: bytes, asked: str, *, good: bool, native: bool) -> None:
-    sink, behind = request.take_over()
+    taken, behind = request.take_over()
+    sink = entrance.line(request, taken)
     connection = UniConnection(entrance.hub, sink, native_ping=native, choose=entrance.choose(request))
     connection.came_from(entrance.address(request))
     connection.outbox.write(head)
@@ -171,7 +174,8 @@ def plain(entrance: Entrance, request: Request) -> Awaitable[None] | None:
 
 def _begin(entrance: Entrance, request: Request, head: bytes, found: Admission) -> None:
     entrance.check_room(request)  # it may have waited for keys or its session
-    sink, behind = request.take_over()
+    taken, behind = request.take_over()
+    sink = entrance.line(request, taken)
     refused = SOCKET.farewell(SERVER_ERROR)
     connection = PlainConnection(entrance.hub, sink, SOCKET, found, preface=b"", refusal=refused)
     connection.came_from(entrance.address(request))
@@ -189,7 +193,7 @@ def _spoken(entrance: Entrance, request: Request) -> tuple[bytes, bool]:
     return head, not (protobuf or (_PROTOBUF in offered and _JSON not in offered))
 
 
-def _start(sink: Socket | Stream, connection: Connection, behind: bytes, *, text_only: bool) -> None:
+def _start(sink: Socket | Stream | Narrow, connection: Connection, behind: bytes, *, text_only: bool) -> None:
     reader = Reader(connection, connection.hub.config.client.message_size_limit, text_only=text_only)
     sink.start(reader)
     if behind:

@@ -20,7 +20,20 @@ PANES = ("ws", "sse")
 CHANGES = {
     "server": {"demo": True},
     "client": {"allowed_origins": ["*"]},
-    "channel": {"namespaces": [{"name": "chat", **STREAM, **OPEN}, {"name": "prices", **STREAM, **OPEN}]},
+    "delivery": {"low_watermark": "2KiB"},
+    "channel": {
+        "namespaces": [
+            {"name": "chat", **STREAM, **OPEN},
+            {
+                "name": "prices",
+                **STREAM,
+                **OPEN,
+                "force_recovery_mode": "cache",
+                "slow": "conflate",
+                "priority": "high",
+            },
+        ]
+    },
 }
 
 
@@ -157,6 +170,24 @@ def test_a_broken_connection_comes_back(open_page: Callable[[], Tab], demo: Serv
         publish(demo, text)
     wait_connected(tab)
     wait_lines(tab, missed)
+
+
+@pytest.mark.parametrize("pane", PANES)
+def test_a_slow_network_shows_the_policies(open_page: Callable[[], Tab], pane: str) -> None:
+    """On one pane alone: a burst arrives late and whole, and of the prices meanwhile only the newest."""
+    tab = open_page()
+    button = f"document.querySelector('[data-pane={pane}] [data-action=slow]')"
+    tab.value(f"{button}.click()")
+    wait_connected(tab)
+    assert tab.value(f"{button}.getAttribute('aria-pressed')") == "true"
+    tab.wait("!document.getElementById('burst').disabled")
+    tab.value("document.getElementById('burst').click()")
+    wait_lines(tab, [f"message {number} of 100" for number in range(1, 101)])
+    tab.wait(f"parseInt({field(pane, 'skipped')}) > 0")
+    other = PANES[1 - PANES.index(pane)]
+    assert tab.value(field(other, "skipped")) == "none"
+    tab.value(f"{button}.click()")
+    wait_connected(tab)
 
 
 @pytest.mark.parametrize("pane", PANES)

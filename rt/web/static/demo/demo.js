@@ -10,6 +10,7 @@ const PRICES = 'prices:demo';
 const CHANNELS = [CHAT, PRICES];
 const BURST = 100;
 const BREAK_FOR = 2_000;
+const NARROW = 2_048;
 const ANNOUNCE_EVERY = 1_500;
 
 const byId = (id) => document.getElementById(id);
@@ -50,6 +51,9 @@ function listener(pane, memory) {
       memory.changed();
     },
     recovered: (summary) => pane.recovered(summary),
+    skipped(channel, count) {
+      if (channel === PRICES && count > 0) pane.skipped(count);
+    },
     publication(channel, { data }, recovered) {
       if (!recovered && Number.isFinite(data?.t)) pane.latency(data.t);
       if (channel === CHAT) pane.line(chatLine(data, recovered));
@@ -84,6 +88,12 @@ function makePane(id, title, path, connect) {
   pane.button('break').addEventListener('click', () => {
     pane.line({ note: 'connection broken' });
     connection.break(BREAK_FOR);
+  });
+  pane.button('slow').addEventListener('click', ({ currentTarget: button }) => {
+    const slow = button.getAttribute('aria-pressed') !== 'true';
+    button.setAttribute('aria-pressed', String(slow));
+    pane.line({ note: slow ? `a line of ${NARROW} bytes a second from here on` : 'the line is as wide as it is' });
+    connection.narrow(slow ? NARROW : 0);
   });
   pane.button('kill').addEventListener('click', () => kill(pane, worker));
   byId('panes').append(pane.element);

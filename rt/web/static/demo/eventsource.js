@@ -42,6 +42,13 @@ export class Stream {
     this.#retry(pause, 'connection broken on request');
   }
 
+  /** Come back over a line of `rate` bytes a second; 0 is as wide as it is. */
+  narrow(rate) {
+    if (rate) this.#url.searchParams.set('demo_line', rate);
+    else this.#url.searchParams.delete('demo_line');
+    this.break(0);
+  }
+
   #address() {
     const address = new URL(this.#url);
     for (const channel of this.#channels) address.searchParams.append('channel', channel);
@@ -77,6 +84,7 @@ export class Stream {
     const position = this.#memory.positions[channel];
     if (position && pub.offset) {
       if (pub.offset <= position.offset) return; // at least once on the wire, exactly once on the page
+      if (!this.#isReplay(pub)) this.#on.skipped(channel, pub.offset - position.offset - 1);
       position.offset = pub.offset;
       this.#tellPosition(channel);
     }

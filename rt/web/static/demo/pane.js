@@ -11,6 +11,7 @@ export class Pane {
   #fresh = [];
   #flushTimer = 0;
   #lastPrice = null;
+  #skipped = 0;
 
   /** `announce(text)` speaks to screen readers; `memory` keeps the lines over a reload. */
   constructor({ id, title, path, memory, announce }) {
@@ -59,6 +60,12 @@ export class Pane {
     if (gaps.length) field.textContent = `gap in ${gaps.join(', ')}: not in history any more; ${messages} recovered`;
     else if (fresh) field.textContent = 'started fresh';
     else field.textContent = count ? `recovered ${messages}, nothing missing` : 'resumed, nothing was missed';
+  }
+
+  /** So many prices were left out, because newer ones were there when there was room. */
+  skipped(count) {
+    this.#skipped += count;
+    this.#field('skipped').textContent = String(this.#skipped);
   }
 
   latency(sentAt) {

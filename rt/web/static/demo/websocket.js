@@ -23,7 +23,7 @@ export class Socket {
   /**
    * `positions` maps a channel to {epoch, offset}; it is kept up to date in place. `on` holds the callbacks
    * state(text, tone), worker(name), publication(channel, publication, recovered), position(channel, text),
-   * recovered({fresh, count, gaps}).
+   * recovered({fresh, count, gaps}), skipped(channel, count).
    */
   constructor(url, channels, positions, on) {
     this.#url = url;
@@ -48,6 +48,13 @@ export class Socket {
   break(pause) {
     this.#drop();
     this.#retry(pause, 'connection broken on request');
+  }
+
+  /** Come back over a line of `rate` bytes a second; 0 is as wide as it is. */
+  narrow(rate) {
+    if (rate) this.#url.searchParams.set('demo_line', rate);
+    else this.#url.searchParams.delete('demo_line');
+    this.break(0);
   }
 
   /** Publish every item of `payloads` in one frame; `done(error)` is called once per item, with null when it was accepted. */
@@ -119,6 +126,7 @@ export class Socket {
     const position = this.#positions[channel];
     if (position && publication.offset) {
       if (publication.offset <= position.offset) return; // at least once on the wire, exactly once on the page
+      if (!recovered) this.#on.skipped(channel, publication.offset - position.offset - 1);
       position.offset = publication.offset;
       this.#tellPosition(channel);
     }
