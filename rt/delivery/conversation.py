@@ -108,6 +108,7 @@ class Conversation(Subscriber):
     def _take(self, line: bytes) -> None:
         if self.dialog.state is Stage.REFUSED:
             return  # what was sent along with a connect that failed, good or bad
+        self._taken = None
         try:
             command = commands.decode(line)
         except BadCommand as bad:
@@ -115,7 +116,6 @@ class Conversation(Subscriber):
                 self.refuse(bad.id, bad.kind, bad)
             return
         if self.dialog.accept(command.kind):
-            self._taken = None
             scopes = self.hub.limits.commands.get(command.kind)
             self._attempt(
                 command, partial(self.carry_out, command) if scopes is None else partial(self._within, command, scopes)

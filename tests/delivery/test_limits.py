@@ -233,6 +233,23 @@ def test_who_may_not_cannot_use_up_what_is_everybodys(per: str, shared: bool) ->
     run(test)
 
 
+def test_a_bad_command_gives_nothing_back() -> None:
+    """What the one before it has used is used: whoever sends rubbish in between gets no more than others."""
+
+    async def test() -> None:
+        store = Shared()
+        hub = hub_of(store, rule("publish", "channel", 2), rule("publish", "tenant", 2))
+        client = Sdk(hub, token())
+        got = []
+        for id in range(10, 20, 2):
+            got.append(await ask(store, client, id, "publish", **PUBLISH))
+            assert await ask(store, client, id + 1, "publish", channel=5) == 107
+        assert got == [0, 0, 111, 111, 111]
+        await finish(hub)
+
+    run(test)
+
+
 @pytest.mark.parametrize("names", ["x" * 60_000, "{}", "a b"])
 def test_a_name_that_is_none_is_no_subject(names: str) -> None:
     """What a client invents takes no room: it is given back, or never kept."""
