@@ -169,6 +169,8 @@ class Stream:
         self._wants = False
 
     def resume(self) -> None:
+        if self.receiver is not None and self.receiver.busy:
+            return  # others say so, too: when the outbox is empty, for one
         self._wants = True
         if not self._reading and not self._stream.closed():
             self._reading = True
