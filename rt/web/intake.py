@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from random import uniform
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PATIENCE = 10  # times that the wait is doubled while others are quicker
 LEAST, MOST = 0.001, 1.0  # seconds between two looks whether there is a token: a reload may have changed the limit
 
 
@@ -25,7 +27,7 @@ class Intake(Generic[T]):
     ``hand_on`` gets each item in its turn; ``cost`` says how many messages it is.
     """
 
-    __slots__ = ("_connection", "_cost", "_hand_on", "_held", "_owed", "_timer")
+    __slots__ = ("_connection", "_cost", "_due", "_hand_on", "_held", "_owed", "_timer", "_vain")
 
     def __init__(self, connection: Connection, hand_on: Callable[[T], None], cost: Callable[[T], int]) -> None:
         self._connection = connection
@@ -33,7 +35,9 @@ class Intake(Generic[T]):
         self._cost = cost
         self._held: deque[T] = deque()
         self._owed = False
+        self._due = 0.0  # when there is to be a token
         self._timer: asyncio.TimerHandle | None = None
+        self._vain = 0  # looks that found no token, less those that did
 
     @property
     def holds(self) -> bool:
@@ -70,21 +74,22 @@ class Intake(Generic[T]):
         connection = self._connection
         if self._timer is None:
             connection.outbox.sink.pause()
-            if connection.heartbeat is not None:
-                self._owed = True
-                connection.heartbeat.rest()
-        elif not self._timer.cancelled():
+        else:
             self._timer.cancel()
+        if connection.heartbeat is not None and not self._owed:  # it may have begun while this is held
+            self._owed = True
+            connection.heartbeat.rest()
+        self._due = connection.hub.now() + wait
         self._timer = connection.hub.loop.call_later(min(max(wait, LEAST), MOST), self._go_on)
 
     def _go_on(self) -> None:
-        connection = self._connection
+        connection, before = self._connection, len(self._held)
         wait = max(self._work(), self._pay(0))
         if connection.closed:
             self._held.clear()
             self._timer = None
         elif wait > 0.0:
-            self._hold(wait)
+            self._hold(self._patient(wait, progress=len(self._held) < before))
         else:
             self._timer = None
             if self._owed and connection.heartbeat is not None:
@@ -92,3 +97,12 @@ class Intake(Generic[T]):
             self._owed = False
             if not connection.busy:
                 connection.outbox.sink.resume()
+
+    def _patient(self, wait: float, *, progress: bool) -> float:
+        """How long to wait really. Where there was no token when there was to be one, others of the same user, address
+        or tenant were first: all who wait for one bucket must not come for every token of it."""
+        if progress:
+            self._vain = max(self._vain - 1, 0)
+        elif self._connection.hub.now() >= self._due:
+            self._vain = min(self._vain + 1, PATIENCE)
+        return uniform(wait, wait * 2**self._vain)

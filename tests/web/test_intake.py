@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from rt.config import Rate
 from rt.web.intake import Intake
 from rt.web.sse import Discard
 from rt.web.websocket import Reader
-from tests.delivery.hubs import Sdk, finish, run, token
+from tests.delivery.hubs import Sdk, finish, run, token, turns
 from tests.delivery.test_limits import Shared, hub_of, rule
 from tests.raw import PING, TEXT, frame
 from tests.waiting import eventually
@@ -97,6 +98,29 @@ def test_silence_is_no_sign_of_death_while_nothing_is_read() -> None:
     run(test)
 
 
+def test_a_heartbeat_that_begins_while_nothing_is_read_rests_too() -> None:
+    """A connect that must ask is answered later; the first pong then stands behind what waits."""
+
+    async def test() -> None:
+        store = Shared()
+        connect = rule("connect", "user", 5, shared=True)
+        hub = hub_of(store, rule("message", "connection", 1, Rate(10.0, 1.0)), connect)
+        client = Sdk(hub, connect=False)
+        connection = client.connection
+        reader = Reader(connection, 65536, text_only=True)
+        reader.received(frame(TEXT, json.dumps({"id": 1, "connect": {"token": token()}}).encode()) + frame(PING) * 10)
+        assert reader.busy and connection.heartbeat is None
+        await turns(store, 20)
+        heartbeat = connection.heartbeat
+        assert heartbeat is not None
+        await eventually(lambda: reader.busy and heartbeat.resting, 2)
+        await eventually(lambda: not reader.busy)
+        assert not heartbeat.resting
+        await finish(hub)
+
+    run(test)
+
+
 def test_an_event_stream_is_not_read_faster_than_it_may() -> None:
     """Although what it sends is for nobody."""
 
@@ -149,6 +173,33 @@ def test_two_connections_of_one_user_share_what_comes() -> None:
         assert hub.now() - began >= 0.24
         assert [item for n, item in got if n == 1] == list(range(30))
         await asyncio.sleep(0)
+        await finish(hub)
+
+    run(test)
+
+
+def test_a_crowd_that_waits_for_one_bucket_does_not_look_at_every_token() -> None:
+    """Three hundred of one address: nothing of the rate is lost, and none looks hundreds of times a second in vain."""
+
+    async def test() -> None:
+        hub = hub_of(Shared(), rule("message", "ip", 20, Rate(200.0, 1.0)))
+        got, looks = list[int](), 0
+
+        def cost(item: int) -> int:
+            nonlocal looks
+            looks += 1
+            return 1
+
+        began = hub.now()
+        for _ in range(300):
+            connection = Sdk(hub, token()).connection
+            connection.came_from("192.0.2.1")
+            Intake(connection, got.append, cost).take(range(100), 100)
+        looks = 0
+        await asyncio.sleep(2.0)
+        took = hub.now() - began
+        assert 0.7 * 200 * took <= len(got) <= 20 + 200 * took + 1
+        assert looks < 300 * 8 * took, looks / took
         await finish(hub)
 
     run(test)
