@@ -84,8 +84,8 @@ class Limits(Section, frozen=True, kw_only=True):
     tolerance: Annotated[
         int,
         Key(
-            "Commands of one connection that may be refused by a rate within 10 s; one more closes it (3013). "
-            "0 is no limit.",
+            "Commands of one connection that may be refused by a rate at once, and again in each 10 s; one more closes "
+            "it (3013). 0 is no limit.",
             Whole(0, 1000000),
         ),
     ] = 100

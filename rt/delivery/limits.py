@@ -20,7 +20,8 @@ address. To the *common* ones (channel, tenant) it gives back what it took: else
 is everybody's. A command of a batch counts like one that came alone.
 
 **What a refusal costs.** A lookup by action, one number per rule, and the reply: no exception but one, no log line, no
-call. A connection with more than ``tolerance`` refusals in ten seconds is closed (3013).
+call. They have a bucket, too: a connection may be refused ``tolerance`` times at once and as often in each ten seconds;
+one more closes it (3013).
 
 **Subjects.** A connection is its id, a user its name, an anonymous connection a user of its own, an address an IPv4
 address or the ``ipv6_prefix`` of an IPv6 address, a channel its name, and a tenant is one. What a client can choose
@@ -67,7 +68,7 @@ COMMANDS = {
 }
 """The action that a command is, by the command's name."""
 
-WINDOW = 10.0  # seconds in which the tolerance counts
+WINDOW = 10.0  # seconds in which the tolerance comes back
 SWEEP = 10.0  # seconds between two looks at what is of no use any more
 
 Key = tuple[str, str, str, bool]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -26,6 +27,8 @@ SDK = "/connection/websocket"
 ONE: dict[str, Any] = {"server": {"workers": 1}}
 BEHIND_A_PROXY: dict[str, Any] = {"server": {"workers": 1, "trusted_proxies": ["127.0.0.0/8"]}}
 Start = Callable[..., Server]
+SECONDS = float(os.environ.get("LIMIT_SECONDS", "10"))
+"""For which a shared rule is measured."""
 
 
 def limits(*rates: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -79,12 +82,11 @@ def test_a_local_bucket_is_exact(start_server: Start) -> None:
     asyncio.run(run())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(90 + 2 * SECONDS)
 def test_a_shared_rule_over_four_workers(start_server: Start) -> None:
     """P16, F58: one budget whichever worker: a thousand a second are asked for, a hundred pass, within a tenth."""
     rule = {"on": "publish", "per": "user", "rate": "100/s", "burst": 10, "shared": True}
     server = start_server({"server": {"workers": 4}, **limits(rule, tolerance=0)})
-    seconds = 10.0
 
     async def run() -> None:
         async with AsyncExitStack() as stack:
@@ -92,15 +94,16 @@ def test_a_shared_rule_over_four_workers(start_server: Start) -> None:
             assert len({one.node for one in crowd}) >= 3
             await asyncio.sleep(1.0)
             began = time.monotonic()
-            while time.monotonic() - began < seconds:
+            while time.monotonic() - began < SECONDS:
                 for one in crowd:
                     await one.ask(6, "publish", channel="live:a", data=1)
                 await asyncio.sleep(0.1)
             await eventually(lambda: all(one.answered == one.sent for one in crowd), 30)
             took = time.monotonic() - began
             passed, asked = sum(one.codes[0] for one in crowd), sum(one.sent for one in crowd)
+            print(f"passed {passed} of {asked} in {took:.1f} s")
             assert asked > 5 * passed
-            assert 0.9 * (100 * seconds + 10) <= passed <= 1.1 * (100 * took + 10), (passed, took)
+            assert 0.9 * (100 * SECONDS + 10) <= passed <= 1.1 * (100 * took + 10), (passed, took)
             await eventually(lambda: server.metric("rt_quota_asked_total") > 0)
             # An exhausted bucket costs no call: far fewer questions than commands.
             assert server.metric("rt_quota_asked_total") < asked / 3
