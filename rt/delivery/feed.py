@@ -242,9 +242,10 @@ class Feed:
 
     def take(self, index: int, what: What) -> None:
         """Add to the turn now filling. A turn is bounded like an outbox; one too large is left to the history."""
-        limits = self.hub.delivery
-        self._size += _size(what)
-        if self._size > limits.high_watermark or len(self.turn) >= limits.max_messages:
+        limits, size = self.hub.delivery, _size(what)
+        self._size += size
+        full = self._size > limits.high_watermark or len(self.turn) >= limits.max_messages
+        if full and not self._makes_room(size, 2):
             self._overflow(index, what)
         else:
             self.turn.append(Item(index, what))
@@ -253,24 +254,31 @@ class Feed:
 
     def release(self) -> None:
         """The turn goes out at the end of this turn of the loop. (It may have done so already.)"""
-        if not self.dirty and (self.turn or self._overflown):
+        if not self.dirty and (self.turn or self._size):
             self.dirty = True
             self.hub.mark(self)
 
     def _put_off(self, index: int, batches: tuple[float, ...]) -> bool:
-        """Whether what has come may wait for its interval: not when the turn is half full."""
+        """Whether what has come may wait for its interval: not when the turn is half full, or a quarter where that is
+        after all that is conflated has been left out."""
         limits = self.hub.delivery
-        if self._size * 2 > limits.high_watermark or len(self.turn) * 2 > limits.max_messages:
-            if not self.manner.condenses or self._entering:
-                return False
-            self.turn = self._condensed(self.turn)
-            self._size = sum(_size(what) for _, what in self.turn)
-            if self._size * 2 > limits.high_watermark or len(self.turn) * 2 > limits.max_messages:
-                return False
+        half = self._size * 2 > limits.high_watermark or len(self.turn) * 2 > limits.max_messages
+        if half and not self._makes_room(0, 4):
+            return False
         interval = batches[index]
         if interval:
             self.hub.batches.add(self, interval)
         return interval > 0
+
+    def _makes_room(self, size: int, parts: int) -> bool:
+        """Leave out of the turn what is conflated; whether it has no more then than one of so many parts of what it
+        may hold. (With much more it would be gone through again too soon.) ``size`` is of what is not in it yet."""
+        if not self.manner.condenses or self._entering or self._overflown or not self.turn:
+            return False
+        limits = self.hub.delivery
+        self.turn = self._condensed(self.turn)
+        self._size = size + sum(_size(what) for _, what in self.turn)
+        return self._size * parts <= limits.high_watermark and len(self.turn) * parts <= limits.max_messages
 
     def _condensed(self, turn: list[Item]) -> list[Item]:
         """The turn with only the newest of each key, on the channels where that is what counts; who is live lacks the
@@ -294,7 +302,7 @@ class Feed:
     def _overflow(self, index: int, what: What) -> None:
         if isinstance(what, Change):
             self.hub.tally.drops["turn"] += 1
-        elif self.manner.lags and self.channels[index].namespace.slow != "drop_newest":
+        elif self.channels[index].stored or (self.manner.lags and self.channels[index].namespace.slow != "drop_newest"):
             self._overflown = True
         elif isinstance(what, Told):
             self.turn.append(Item(index, what))
@@ -356,11 +364,15 @@ class Feed:
             do()
 
     def _all_behind(self, start: list[Position], entering: dict[Subscription, int]) -> None:
-        for subscription in self.everybody():
-            self.fall_behind(subscription, start, paced=False)
-        for subscription in entering:
-            if subscription.state is State.JOINING:
-                self.fall_behind(subscription, subscription.positions, paced=False)
+        """A turn that was too large. Where a channel beside one with history keeps nothing, they cannot come back here:
+        they come back from outside, with their positions."""
+        returns = self.manner.lags or all(channel.stored for channel in self.channels)
+        joining = [(one, one.positions) for one in entering if one.state is State.JOINING]
+        for subscription, positions in [*((one, start) for one in self.everybody()), *joining]:
+            if returns:
+                self.fall_behind(subscription, positions, paced=False)
+            else:
+                subscription.outbox.owner.lost(subscription)
 
     def fall_behind(self, subscription: Subscription, positions: list[Position], *, paced: bool = True) -> None:
         """It gets nothing more until its outbox has drained; then it catches up from ``positions``, later each time."""

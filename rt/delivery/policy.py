@@ -54,8 +54,10 @@ given
   what the new one has, and what the old one held is counted as dropped (``reload``). A channel whose history was
   switched on or off starts anew, as ever;
 * **an overflow of a turn** (more in one turn of the loop than an outbox may hold): all fall behind, unpaced, and come
-  back by their policy in the next step. ``drop_newest`` and ``disconnect`` have nothing to come back by: what does not
-  fit is dropped, and counted. A *batch* that is half full goes out early and does not get there;
+  back by their policy in the next step, or by history, whatever the policy. Without history ``drop_newest`` and
+  ``disconnect`` have nothing to come back by: what does not fit is dropped, and counted. A stream that follows such a
+  ``disconnect`` channel beside one with history is closed when the latter overflows, and comes back with its cursor. A
+  *batch* that is half full goes out early and does not get there;
 * **a sink of TLS**, which takes nothing while a write is under way: that is a block like any other, so short that it
   has no pace: :class:`rt.delivery.pacing.Pace` begins at a block that outlasts ``pacing.first``;
 * **a restart of a reader**: positions of channels without history are not in any cursor. It begins now.
