@@ -20,6 +20,7 @@ from rt.protocol.wires import Item
 
 if TYPE_CHECKING:
     from rt.delivery.feed import Feed
+    from rt.delivery.hub import Hub
     from rt.delivery.outbox import Owner
     from rt.delivery.subscription import Subscription
 
@@ -43,6 +44,18 @@ def fell_behind(subscription: Subscription, *, paced: bool) -> None:
         subscription.resume_at = now + interval(pacing, subscription.falls - 1)
     if subscription.outbox.queue is None:
         hub.loop.call_soon(catch_up, subscription)
+
+
+def adapt(hub: Hub) -> None:
+    """The settings are others: without paces nobody waits for an interval, without priorities for nobody else."""
+    hub.waiting.clear()  # alarms that are too late ring as well
+    for subscription in list(hub.paces):
+        if not subscription.feed.manner.paced:
+            del hub.paces[subscription]
+    for connection in hub.connections:
+        for subscription in connection.subscriptions.values():
+            if subscription.state is State.BEHIND:
+                hub.loop.call_soon(catch_up, subscription)
 
 
 def paced_until(subscription: Subscription) -> float:
@@ -111,16 +124,14 @@ def _waits(subscription: Subscription) -> bool:
         due = pace.due
     if hub.now() >= due:
         return False
-    if pace is None:
-        hub.wheel.at(due, lambda now: catch_up(subscription))
-    elif not pace.waits:
-        pace.waits = True
-        hub.wheel.at(due, lambda now: _waited(subscription, pace))
+    if subscription not in hub.waiting:  # its connection may be blocked and free again many times meanwhile
+        hub.waiting.add(subscription)
+        hub.wheel.at(due, lambda now: _waited(subscription))
     return True
 
 
-def _waited(subscription: Subscription, pace: Pace) -> None:
-    pace.waits = False
+def _waited(subscription: Subscription) -> None:
+    subscription.feed.hub.waiting.discard(subscription)
     catch_up(subscription)
 
 

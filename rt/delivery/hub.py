@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rt.delivery import control
 from rt.delivery.batches import Batches
-from rt.delivery.behind import catch_up
+from rt.delivery.behind import adapt, catch_up
 from rt.delivery.catchup import Limit
 from rt.delivery.channel import Channel
 from rt.delivery.crowd import Crowd
@@ -110,6 +110,7 @@ class Hub:
         self.nobody = Nobody(self)
         self.leaving = False
         self.paces: dict[Subscription, Pace] = {}  # of those who are behind and have one
+        self.waiting: set[Subscription] = set()  # those who are behind and are looked at again when it is time
         self.turnstile = Turnstile(self.loop, catch_up)
         self.batches = Batches(self.loop, self._batched)
         self._dirty: list[Feed] = []
@@ -171,6 +172,7 @@ class Hub:
             self._suit(feed)
         if abandoned:
             self._abandon(abandoned)
+        adapt(self)
 
     def _abandon(self, feeds: set[Feed]) -> None:
         for connection in list(self.connections):

@@ -22,12 +22,11 @@ Step = Literal["up", "down"]
 class Pace:
     """Of one subscription that is behind. ``step`` 0 is no waiting. All times are those of the loop's clock."""
 
-    __slots__ = ("_began", "_calm", "_judged", "due", "step", "waits")
+    __slots__ = ("_began", "_calm", "_judged", "due", "step")
 
     def __init__(self, now: float) -> None:
         self.step = 0
         self.due = 0.0  # when the next flush may begin
-        self.waits = False  # somebody looks again when it is due
         self._began = now
         self._judged = False
         self._calm = 0

@@ -15,7 +15,7 @@ import pytest
 from rt.config import Channel as ChannelSettings
 from rt.config import Config, Delivery, Namespace, Pacing
 from rt.config.schema import PerSubscription
-from rt.delivery import flush
+from rt.delivery import flush, spare
 from rt.delivery.admission import Admission, Request, admit
 from rt.delivery.catchup import Leg, reach
 from rt.delivery.hub import Hub
@@ -23,6 +23,7 @@ from rt.delivery.pacing import CALM
 from rt.delivery.plain import PlainConnection
 from rt.delivery.policy import HIGH, LOW, NORMAL, Manner, manner, share
 from rt.delivery.sdk import SdkConnection
+from rt.delivery.spare import tag_of
 from rt.delivery.subscription import State
 from rt.delivery.uni import UniConnection
 from rt.protocol.commands import Connect, Subscribe
@@ -765,6 +766,150 @@ def test_a_turn_that_is_too_large_is_given_by_the_policy(slow: str, least: int) 
         assert left == 250 - len(got)
 
     run(test, loose("any", slow))
+
+
+@pytest.mark.parametrize("slow", ["disconnect", "drop_newest", "drop_oldest", "conflate"])
+def test_one_publication_that_is_too_large_does_not_end_the_channel(slow: str) -> None:
+    """Larger than an outbox may be; those after it come as ever."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "any:a")
+        await room.turns()
+        room.publish("any:a", size=25000)
+        await room.turns()
+        room.publish("any:a", 1)
+        await room.turns()
+        room.publish("any:a", 1)
+        await room.turns()
+        assert reader.live and reader.read().got["any:a"][-2:] == [1, 2]
+
+    run(test, loose("any", slow))
+
+
+@pytest.mark.parametrize("counts", [[25000], [100] * 250])
+def test_history_gives_what_does_not_fit_into_a_turn(counts: list[int]) -> None:
+    """Also with ``disconnect``: who recovers may not have a hole."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "chat:a")
+        await room.turns()
+        for size in counts:
+            room.publish("chat:a", size=size)
+        await room.turns()
+        room.publish("chat:a")
+        await room.until(lambda: reader.read().got["chat:a"][-1:] == [len(counts)])
+        assert reader.got["chat:a"] == list(range(len(counts) + 1))
+
+    run(test, stored("chat", slow="disconnect", force_recovery=True))
+
+
+def test_a_stream_with_a_strict_channel_comes_back_when_a_turn_is_too_large() -> None:
+    """It can neither catch up nor be told of a hole: it is closed, and its cursor is where it stood."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "chat:a", "strict:a", stream=True)
+        await room.turns()
+        room.publish("chat:a", 250)
+        await room.turns()
+        assert not reader.read().got and reader.connection.closed
+
+    run(test, stored("chat"), loose("strict", "disconnect"))
+
+
+def test_what_is_conflated_is_looked_at_a_few_times_at_most() -> None:
+    """With so many keys that a batch stays nearly half full, it is not gone through again for each publication."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "price:a")
+        await room.turns()
+        looked: list[bytes] = []
+
+        def counted(body: bytes, tag: str) -> str:
+            looked.append(body)
+            return tag_of(body, tag)
+
+        with patch.object(spare, "tag_of", counted):
+            for _ in range(10):
+                for key in range(190):
+                    room.publish("price:a", key=f"k{key}", size=30)
+        assert len(looked) < 10 * 190 * 4
+        await room.until(lambda: reader.read().got["price:a"][-1:] == [1899])
+        assert set(range(1900 - 190, 1900)) <= set(reader.got["price:a"])
+
+    run(test, loose("price", "conflate", conflate_key="k", batch=0.05))
+
+
+def test_a_policy_without_a_pace_waits_for_none() -> None:
+    """Who was flushed at intervals is live at once when nothing is kept for it any more."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "any:a")
+        await room.turns()
+        reader.stall()
+        for _ in range(60):
+            room.publish("any:a")
+            await room.turns(1)
+        await asyncio.sleep(0.1)  # longer than the first interval
+        reader.sink.open()
+        await room.turns()
+        assert not reader.live and [pace.step for pace in room.hub.paces.values()] == [1]
+        room.reload(loose("any", "disconnect"))
+        await room.turns()
+        room.publish("any:a", 3)
+        await room.turns()
+        assert reader.live and not room.hub.paces
+        assert reader.read().got["any:a"][-3:] == [60, 61, 62]
+
+    run(test, loose("any", "drop_oldest"), pacing=Pacing(first=0.05, factor=10.0, max=60.0))
+
+
+def test_without_priorities_nobody_waits_for_another() -> None:
+    """A reload that takes away the priorities lets those go on who waited for a higher one."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "high:a", "low:a")
+        await room.turns()
+        reader.stall()
+        for _ in range(200):
+            room.publish("high:a")
+            room.publish("low:a")
+            await room.turns(1)
+        assert reader.behind() == {"high:a", "low:a"}
+        for channel in room.hub.channels.values():
+            channel.recent.clear()  # so that it has to be read
+        reader.sink.open()
+        await asyncio.sleep(0)
+        states = [one.fetching for one in reader.connection.subscriptions.values()]
+        assert states == [True, False]
+        room.reload(stored("high"), stored("low"))
+        await room.until(lambda: reader.live)
+
+    run(test, stored("high", priority="high"), stored("low", priority="low"))
+
+
+def test_one_alarm_is_enough_for_one_who_waits() -> None:
+    """However often its connection is blocked and free again meanwhile, as over TLS."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "chat:a")
+        await room.turns()
+        for _ in range(2):
+            reader.stall()
+            for _ in range(60):
+                room.publish("chat:a")
+                await room.turns(1)
+            assert reader.behind()
+            reader.sink.open()
+            await room.turns()
+        assert reader.behind(), "it fell twice, and is paced"
+        before = room.hub.wheel.count
+        for _ in range(50):
+            reader.stall()
+            reader.sink.open()
+        await room.turns()
+        assert room.hub.wheel.count - before <= 51, "one for each block, which is cancelled"
+
+    run(test, stored("chat"), pacing=Pacing(first=5.0, factor=2.0, max=60.0))
 
 
 # Batches
