@@ -399,6 +399,43 @@ def test_connections_of_a_user(start_server: Start, kick: str) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("kick", ["newest", "oldest"])
+def test_seats_of_a_killed_worker_end(start_server: Start, kick: str) -> None:
+    """What it had counts for ``redis.presence_ttl`` at most; with ``kick: oldest`` nobody has to wait for that."""
+    server = start_server(
+        {
+            **ONE,
+            "redis": {"presence_ttl": "3s"},
+            "client": {"presence_update_interval": "1s"},
+            "limits": {"connections": {"per_user": 1, **({"kick": kick} if kick == "oldest" else {})}},
+        }
+    )
+    mine = connection_token("42")
+
+    async def stays() -> bool:
+        try:
+            async with SdkClient(server, token=mine) as client:
+                await asyncio.sleep(0.3)
+                return not client.gone
+        except Exception as refused:
+            assert "3504" in str(refused)
+            return False
+
+    async def run() -> None:
+        async with SdkClient(server, token=mine) as first:
+            (pid,) = server.worker_pids()
+            server.kill_worker(pid)
+            await first.wait_ended()
+            await asyncio.to_thread(server.wait_workers, 1)
+            began = time.monotonic()
+            while kick == "newest" and not await stays():
+                assert time.monotonic() - began < 6.0
+                await asyncio.sleep(0.2)
+            assert await stays()
+
+    asyncio.run(run())
+
+
 def test_connections_in_all(start_server: Start) -> None:
     """``total`` is over all workers, as far as they have told one another; ``per_worker`` is exact."""
     server = start_server({"limits": {"connections": {"total": 10, "per_worker": 8}}})
