@@ -237,10 +237,12 @@ def _account(
     """Count what the policies left out of the legs that were gone. False: that may not be."""
     tally = subscription.feed.hub.tally
     for channel, leg, start, end in zip(subscription.feed.channels, legs, before, after, strict=True):
-        if start == end or not (leg.dropped or leg.conflated):
+        if start == end:
             continue
-        if leg.dropped and channel.spare is not None and channel.spare.fatal:
-            return False
-        tally.left_out(channel.namespace, "reload" if channel.spare is None else channel.spare.reason, leg.dropped)
+        if channel.spare is not None and leg.dropped + leg.forgotten:
+            if channel.spare.fatal:
+                return False
+            tally.left_out(channel.namespace, channel.spare.reason, leg.dropped)
+        tally.left_out(channel.namespace, "reload", leg.forgotten)
         tally.conflated(channel.namespace, leg.conflated)
     return True

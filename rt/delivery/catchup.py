@@ -33,7 +33,8 @@ class Leg(NamedTuple):
     """The way of one channel: after ``publications`` it stands at ``position``.
 
     ``gap`` is empty, or a word why the asked position cannot be recovered; then nothing is given, and ``position`` is
-    where it goes on. ``dropped`` and ``conflated`` count what its policy left out (:class:`rt.delivery.spare.Rest`).
+    where it goes on. ``dropped`` and ``conflated`` count what its policy left out (:class:`rt.delivery.spare.Rest`),
+    ``forgotten`` what was kept by another policy, which is no more.
     """
 
     position: Position
@@ -41,6 +42,7 @@ class Leg(NamedTuple):
     gap: str = ""
     dropped: int = 0
     conflated: int = 0
+    forgotten: int = 0
 
     @property
     def start(self) -> Position:
@@ -173,9 +175,10 @@ def _spared(channel: Channel, since: Position, base: Position) -> Leg:
     if since.offset >= base.offset:
         return Leg(since)
     if channel.spare is None:
-        return Leg(base, dropped=base.offset - since.offset)
-    rest = channel.spare.after(since.offset, base.offset, channel.hub.now())
-    return Leg(base, rest.publications, dropped=rest.dropped, conflated=rest.conflated)
+        return Leg(base, forgotten=base.offset - since.offset)
+    first = max(since.offset, min(channel.spare.since, base.offset))
+    rest = channel.spare.after(first, base.offset, channel.hub.now())
+    return Leg(base, rest.publications, "", rest.dropped, rest.conflated, forgotten=first - since.offset)
 
 
 async def read(feed: Feed, absent: Absent) -> dict[int, Page]:

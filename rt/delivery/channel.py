@@ -167,6 +167,8 @@ class Channel:
             old.bounds, old.max_age = new.bounds, new.max_age
         else:
             self.spare = new
+            if new is not None:
+                new.since = self.position.offset
 
     def key(self, publication: Publication) -> str:
         """What a newer one must have too to take its place, where only the newest counts."""

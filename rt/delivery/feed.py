@@ -18,6 +18,7 @@ here, :meth:`Feed.enter` lets it take part there from what is taken next.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ class Feed:
 
     __slots__ = (
         "_after",
+        "_conflated",
         "_entering",
         "_joins",
         "_opening",
@@ -87,6 +89,7 @@ class Feed:
         # Joining subscriptions that have had all of the turn now filling up to an item, and at how many items that is.
         self._entering: dict[Subscription, int] = {}
         self._after: list[Callable[[], None]] = []  # what waits for the flush under way to be through
+        self._conflated: Counter[int] = Counter()  # what was left out of the turn now filling, by channel
         self._joins = 0  # subscriptions that are told who comes and leaves
         self._start: list[Position] | None = None  # the base before the flush under way
         self.manner: Manner  # the hub sets it, again whenever settings change
@@ -259,8 +262,7 @@ class Feed:
             self.hub.mark(self)
 
     def _put_off(self, index: int, batches: tuple[float, ...]) -> bool:
-        """Whether what has come may wait for its interval: not when the turn is half full, or a quarter where that is
-        after all that is conflated has been left out."""
+        """Whether what has come may wait for its interval: not when the turn is half full (a quarter, conflated)."""
         limits = self.hub.delivery
         half = self._size * 2 > limits.high_watermark or len(self.turn) * 2 > limits.max_messages
         if half and not self._makes_room(0, 4):
@@ -281,23 +283,32 @@ class Feed:
         return self._size * parts <= limits.high_watermark and len(self.turn) * parts <= limits.max_messages
 
     def _condensed(self, turn: list[Item]) -> list[Item]:
-        """The turn with only the newest of each key, on the channels where that is what counts; who is live lacks the
-        rest."""
+        """The turn with only the newest of each key, on the channels where that is what counts."""
         kept: list[Item] = []
         seen: set[tuple[int, str]] = set()
-        live = sum(len(members) for members in self.members.values())
         for item in reversed(turn):
             place, what = item
             channel = self.channels[place]
             if isinstance(what, Publication) and channel.namespace.slow == "conflate" and channel.namespace.batch:
                 key = (place, channel.key(what))
                 if key in seen:
-                    self.hub.tally.conflated(channel.namespace, live)
+                    self._conflated[place] += 1
                     continue
                 seen.add(key)
             kept.append(item)
         kept.reverse()
         return kept
+
+    def _all_condensed(self, turn: list[Item]) -> list[Item]:
+        """The same of a turn that goes out now: who is given it lacks the rest. (Where only the newest counts, the
+        blocked are not; what they lack is counted when they come back.)"""
+        sent = self._condensed(turn)
+        blocked = not self.manner.conflates
+        given = sum(len(members.ready) + blocked * len(members.blocked) for members in self.members.values())
+        for place, count in self._conflated.items():
+            self.hub.tally.conflated(self.channels[place].namespace, count * given)
+        self._conflated.clear()
+        return sent
 
     def _overflow(self, index: int, what: What) -> None:
         if isinstance(what, Change):
@@ -339,9 +350,10 @@ class Feed:
         entering, self._entering = self._entering, {}
         if self._overflown:
             self._overflown = False
+            self._conflated.clear()
             self._all_behind(start, entering)
         else:
-            sent = self._condensed(turn) if self.manner.condenses else turn
+            sent = self._all_condensed(turn) if self.manner.condenses else turn
             self._unfinished = deliver(self, sent, start)
             self._let_in(entering, turn)
         self._go_on()
@@ -364,8 +376,7 @@ class Feed:
             do()
 
     def _all_behind(self, start: list[Position], entering: dict[Subscription, int]) -> None:
-        """A turn that was too large. Where a channel beside one with history keeps nothing, they cannot come back here:
-        they come back from outside, with their positions."""
+        """A turn was too large. Where a channel beside one with history keeps nothing, they come back from outside."""
         returns = self.manner.lags or all(channel.stored for channel in self.channels)
         joining = [(one, one.positions) for one in entering if one.state is State.JOINING]
         for subscription, positions in [*((one, start) for one in self.everybody()), *joining]:

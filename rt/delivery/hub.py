@@ -53,6 +53,7 @@ CHECKS_AT_ONCE = 500  # positions read from the store in one go when all are che
 TOUCH = 5.0  # seconds between two looks whether there are sessions to renew, while they are switched off
 TOUCHES_AT_ONCE = 500  # sessions renewed by one call
 MANNERS = 1024  # lists of namespaces whose manner is remembered
+CALM = 2.0  # seconds at most in which turns go out to all at shutdown, before anybody is closed
 CLOSES_AT_ONCE = 200  # connections told to leave between two turns of the loop at shutdown
 
 
@@ -145,7 +146,8 @@ class Hub:
         """Close every connection for this reason, a batch per turn of the loop, and end all that is under way."""
         self.leaving = True
         self.batches.flush()
-        await asyncio.sleep(0)  # in which they go out
+        await asyncio.sleep(0)  # in which they go out, or begin to
+        await self._calm()
         while self.connections:
             for connection in list(self.connections)[:CLOSES_AT_ONCE]:
                 connection.close(close)
@@ -154,6 +156,15 @@ class Hub:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _calm(self) -> None:
+        """Wait, with a bound, until what is going out now is out to all."""
+        out = []
+        for feed in self.feeds.values():
+            out.append(self.loop.create_future())
+            feed.calm(partial(out[-1].set_result, None))
+        if out:
+            await asyncio.wait(out, timeout=CALM)
 
     def reload(self, config: Config) -> None:
         """Take a new config. A channel whose history was switched on or off starts anew: its subscribers come back."""

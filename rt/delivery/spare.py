@@ -45,9 +45,9 @@ class Entry(NamedTuple):
 
 class Spare(ABC):
     """``reason`` is how the metrics name what this one does not keep. ``bounds`` and ``max_age`` (seconds) may be
-    changed at any time."""
+    changed at any time. What has a number up to ``since`` came before it was here."""
 
-    __slots__ = ("bounds", "max_age", "size")
+    __slots__ = ("bounds", "max_age", "since", "size")
 
     reason: str
     fatal = False
@@ -56,6 +56,7 @@ class Spare(ABC):
     def __init__(self, bounds: Share, max_age: float) -> None:
         self.bounds = bounds
         self.max_age = max_age
+        self.since = 0
         self.size = 0
 
     def keeps_as(self, other: Spare) -> bool:

@@ -750,6 +750,29 @@ def test_a_policy_that_is_no_more_leaves_what_it_left() -> None:
     run(test, loose("any", "conflate"))
 
 
+@pytest.mark.parametrize(("before", "after"), [("drop_oldest", "conflate"), ("conflate", "drop_newest")])
+def test_what_the_old_policy_kept_is_counted_as_the_reloads(before: str, after: str) -> None:
+    """Not as if there had been something newer, or no room for it."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "any:a")
+        await room.turns()
+        reader.stall()
+        for _ in range(60):
+            room.publish("any:a")
+            await room.turns(1)
+        room.reload(loose("any", after))
+        room.publish("any:a", 3)
+        await room.turns()
+        reader.sink.open()
+        await room.until(lambda: reader.live)
+        lost = 60 - sum(number < 60 for number in reader.read().got["any:a"])
+        assert lost and room.hub.tally.sheds["any", "normal", "reload"] == lost
+        assert room.hub.tally.conflations["any", "normal"] == (2 if after == "conflate" else 0)
+
+    run(test, loose("any", before))
+
+
 @pytest.mark.parametrize(("slow", "least"), [("drop_oldest", 15), ("conflate", 1), ("drop_newest", 150)])
 def test_a_turn_that_is_too_large_is_given_by_the_policy(slow: str, least: int) -> None:
     """Also to those who are well: more in one turn of the loop than an outbox may hold."""
@@ -1020,6 +1043,39 @@ def test_at_the_stop_a_batch_still_goes_out() -> None:
         assert reader.read().got["log:a"] == [0, 1, 2]
 
     run(test, loose("log", "disconnect", batch=5.0))
+
+
+def test_at_the_stop_all_are_given_a_batch_before_any_is_closed() -> None:
+    """Also where so many are on a channel that it goes out in slices."""
+
+    async def test(room: Room) -> None:
+        readers = [Reader(room, "log:a") for _ in range(20)]
+        await room.turns()
+        room.publish("log:a", 3)
+        with patch.multiple(flush, CHUNK=1, SLICE=-1.0):
+            await room.hub.stop()
+        assert all(reader.read().got["log:a"] == [0, 1, 2] for reader in readers)
+
+    run(test, loose("log", "disconnect", batch=5.0))
+
+
+@pytest.mark.parametrize("stalled", [False, True])
+def test_what_a_batch_leaves_out_is_counted_once_per_reader(stalled: bool) -> None:
+    """Also for one that cannot be given the batch, and gets the newest when it reads again."""
+
+    async def test(room: Room) -> None:
+        readers = [Reader(room, "price:a") for _ in range(2)]
+        await room.turns()
+        if stalled:
+            readers[0].stall()
+        room.publish("price:a", 250)
+        await room.until(lambda: readers[1].read().got)
+        readers[0].sink.open()
+        await room.until(lambda: readers[0].live)
+        assert [reader.read().got["price:a"] for reader in readers] == [[249], [249]]
+        assert room.hub.tally.conflations == {("price", "normal"): 2 * 249}
+
+    run(test, loose("price", "conflate", batch=0.05))
 
 
 def test_ordinary_subscriptions_have_nothing_of_all_this() -> None:
