@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING
 from rt.config import RateLimit
 from rt.delivery.buckets import Buckets
 from rt.delivery.quota import Outage, Quota, Store
-from rt.delivery.rules import Asker, Rule, Scopes, TooMany
+from rt.delivery.rules import Asker, Rule, Scopes, Taken, TooMany
 
 if TYPE_CHECKING:
     from rt import config
@@ -180,25 +180,46 @@ class Limits:
         taken = None if self.login is None else self.login.take(asker)
         return None if taken is None else taken.asked
 
-    def subscribes(self, asker: Asker, names: Sequence[str]) -> asyncio.Future[list[None]] | None:
+    def subscribes(self, asker: Asker, names: Sequence[str]) -> asyncio.Future[None] | None:
         """A connection begins with subscriptions to these channels: the same."""
         scopes = self.commands.get("subscribe")
         if scopes is None:
             return None
-        asked: list[asyncio.Future[None]] = []
-        common: list[tuple[Rule, str]] = []
+        every: list[Taken] = []
         try:
             for name in names:
                 taken = scopes.take(asker, name)
-                if taken is not None:
-                    common += taken.common or ()
-                    asked += [taken.asked] if taken.asked is not None else ()
+                every += [taken] if taken is not None else []
         except TooMany:
-            self.give(common)
-            for future in asked:
-                future.cancel()
+            self._undo(every)
             raise
-        return asyncio.gather(*asked) if asked else None
+        asked = [taken.asked for taken in every if taken.asked is not None]
+        return self._all(asked, every) if asked else None
+
+    def _all(self, asked: list[asyncio.Future[None]], every: list[Taken]) -> asyncio.Future[None]:
+        whole: asyncio.Future[None] = self.loop.create_future()
+
+        def answered(done: asyncio.Future[list[None]]) -> None:
+            refused = None if done.cancelled() else done.exception()
+            if refused is not None or whole.done():
+                self._undo(every)
+            if whole.done():
+                return
+            if refused is not None:
+                whole.set_exception(refused)
+            else:
+                whole.set_result(None)
+
+        asyncio.gather(*asked).add_done_callback(answered)
+        return whole
+
+    def _undo(self, every: list[Taken]) -> None:
+        """Give back what is everybody's of all of them. One that still waits gives it back by itself."""
+        for taken in every:
+            if taken.asked is None or (taken.asked.done() and not taken.asked.cancelled()):
+                self.give(taken.common or [])
+            else:
+                taken.asked.cancel()
 
     # Refusals
 

@@ -80,12 +80,13 @@ class UniConnection(Subscriber):
             whole = await server_side.wanted(self.hub, identity)
             self.info = whole.info
             asked = self._asked(request)
-            counted = self.hub.limits.subscribes(self, [name for name in asked if name not in whole.subs])
-            if counted is not None:
-                await counted
+            chosen = [name for name in asked if name not in whole.subs]
             whole = whole._replace(subs={**asked, **whole.subs})
             if len(whole.subs) > self.hub.config.client.channel_limit:
                 raise Closing(errors.CHANNEL_LIMIT)
+            counted = self.hub.limits.subscribes(self, chosen)
+            if counted is not None:
+                await counted
             arrived = await self.gather(whole, request.subs)
             if self.closed:
                 return

@@ -444,3 +444,51 @@ def test_streams_count_the_channels_that_they_ask_for() -> None:
         await finish(hub)
 
     run(test)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_list_of_channels_is_given_back_once(late: bool) -> None:
+    """One of them has no token, here or in the store: the buckets of the others are as they were before."""
+
+    async def test() -> None:
+        store = Shared()
+        hub = hub_of(store, rule("subscribe", "channel", 5), rule("subscribe", "user", 5, shared=True))
+        visitor = Visitor(user="42")
+        channel = next(hub.limits.rules)
+        assert channel.buckets is not None
+        for name in ("a", "a", *("b" * (0 if late else 5))):
+            channel.buckets.take(name, hub.now())
+        if late:
+            store.tokens["42"] = 1
+            asked = hub.limits.subscribes(visitor, ["a", "b"])
+            assert asked is not None
+            await turns(store, 20)
+            with pytest.raises(TooMany):
+                await asked
+        else:
+            with pytest.raises(TooMany):
+                hub.limits.subscribes(visitor, ["a", "b"])
+        await turns(store, 20)
+        left = [round(channel.buckets.left(name, hub.now())) for name in "ab"]
+        assert left == [3, 5 if late else 0]
+        await finish(hub)
+
+    run(test)
+
+
+def test_more_channels_than_there_may_be_cost_none_of_them_anything() -> None:
+    """A connect that asks for too many is closed, and the channels' own buckets are as they were."""
+
+    async def test() -> None:
+        store = Shared()
+        hub = hub_of(store, rule("subscribe", "channel", 1))
+        names: dict[str, dict[str, str]] = {
+            f"live:{number}": {} for number in range(hub.config.client.channel_limit + 1)
+        }
+        client = Uni(hub, connect=False)
+        client.connect(token(), subs=names)
+        await turns(store, 20)
+        assert client.code == 3505 and hub.limits.subjects == 0
+        await finish(hub)
+
+    run(test)
