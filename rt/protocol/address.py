@@ -16,6 +16,9 @@ from functools import lru_cache
 HOPS = 32
 """Entries that are looked at; proxies that stand in a longer row than this are one client."""
 
+LONGEST = 64
+"""Characters of an entry that may be an address: what is longer is none, and not remembered."""
+
 # RFC 7239 section 6: an address, the brackets and the port of which belong to the quoted form.
 _NODE = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9.]{7,15}))(?::[0-9]{1,5})?", re.ASCII)
 
@@ -92,7 +95,7 @@ def _text(address: _Address) -> str:
 def _listed(entry: str) -> _Address | None:
     """An entry of ``X-Forwarded-For``: an address, with a port here and there."""
     text = entry.strip(" \t")
-    return _parsed(text) or _node(text)
+    return None if len(text) > LONGEST else _parsed(text) or _node(text)
 
 
 def _forwarded(entry: str) -> _Address | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt.protocol.address import HOPS, Proxies, subject
+from rt.protocol.address import HOPS, Proxies, _parsed, subject
 
 TRUSTED = ("10.0.0.0/8", "127.0.0.1/32", "2001:db8:ffff::/48")
 LISTED, FORWARDED = Proxies(TRUSTED, "X-Forwarded-For"), Proxies(TRUSTED, "Forwarded")
@@ -69,6 +69,14 @@ def test_a_row_of_proxies_has_an_end() -> None:
     """A header of thousands of entries costs no more than a few."""
     header = "1.2.3.4, " + ", ".join(["10.0.0.2"] * (HOPS + 100))
     assert LISTED.client("10.0.0.1", header) == "10.0.0.2"
+
+
+def test_what_is_too_long_for_an_address_is_not_remembered() -> None:
+    """Of four thousand heads full of one entry nothing is kept."""
+    before = _parsed.cache_info().currsize
+    assert LISTED.client("10.0.0.1", "1" * 15_000) == "10.0.0.1"
+    assert LISTED.client("10.0.0.1", "1.2.3.4%" + "1" * 15_000) == "10.0.0.1"
+    assert _parsed.cache_info().currsize <= before + 1
 
 
 def test_without_trusted_proxies_nothing_counts() -> None:
