@@ -14,7 +14,7 @@ import pytest
 from tests import processes
 from tests.clients import Api, Reply, SdkClient
 from tests.hurry import Hurried
-from tests.raw import CONTINUATION, PING, PONG, TEXT, RawSocket, Shut, frame, text, upgrade
+from tests.raw import CLOSE, CONTINUATION, PING, PONG, TEXT, RawSocket, Shut, frame, text, upgrade
 from tests.servers import OPEN, SEEN, STREAM, Server
 from tests.tokens import connection_token
 from tests.waiting import eventually
@@ -132,6 +132,7 @@ COMING_AND_GOING = many(lambda n: {("subscribe", "unsubscribe")[n % 2]: {"channe
 FLOODS: list[tuple[str, bytes]] = [
     ("F42 pings", frame(PING, b"x" * 100) * 200),
     ("F42 pongs", frame(PONG, b"x") * 2000),
+    ("F42 closes", frame(CLOSE, b"\x03\xe8") * 2000),
     ("empty frames", frame(TEXT) * 2000),
     ("empty objects", frame(TEXT, b"{}") * 2000),
     ("F41 one-byte fragments", fragments(b"x", 60, b"x")),
