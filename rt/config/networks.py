@@ -19,4 +19,6 @@ class Network(Kind):
             raise Unfit from None
         if network.prefixlen == 0:
             raise Unfit  # would trust everybody
+        if network.version == 6 and network.network_address.ipv4_mapped:
+            raise Unfit  # such an address counts as the IPv4 address that it is, so none would be in it
         return str(network)

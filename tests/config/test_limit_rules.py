@@ -73,9 +73,12 @@ def test_a_bucket_holds_what_its_rate_says_where_nothing_else_is_said() -> None:
     assert minute.redis_down == "local" and not minute.shared
 
 
-@pytest.mark.parametrize("text", ["10.0.0.1/8", "0.0.0.0/0", "::/0", "10.0.0.0/33", "example.com", "", "*", "10.0.0"])
+@pytest.mark.parametrize(
+    "text", ["10.0.0.1/8", "0.0.0.0/0", "::/0", "10.0.0.0/33", "example.com", "", "*", "10.0.0", "::ffff:10.0.0.0/104"]
+)
 def test_what_is_no_network_of_proxies(text: str) -> None:
-    """One with bits behind its prefix is a mistake, and one of all addresses trusts everybody."""
+    """One with bits behind its prefix is a mistake, and one of all addresses trusts everybody;
+    IPv4 addresses are never met as IPv6 ones."""
     with pytest.raises(Unfit):
         Network().read(text)
     assert Network().read("10.0.0.1") == "10.0.0.1/32" and Network().read("2001:DB8::/32") == "2001:db8::/32"
