@@ -24,15 +24,23 @@ LEAST, MOST = 0.001, 1.0  # seconds between two looks whether there is a token: 
 class Intake(Generic[T]):
     """The measured input of one connection; made when there is a limit, and kept as long as it holds something.
 
-    ``hand_on`` gets each item in its turn; ``cost`` says how many messages it is.
+    ``hand_on`` gets each item in its turn; ``cost`` says how many messages it is; ``over`` is called when nothing is
+    held any more: whoever keeps this lets it go then, since the two would hold each other.
     """
 
-    __slots__ = ("_connection", "_cost", "_due", "_hand_on", "_held", "_owed", "_timer", "_vain")
+    __slots__ = ("_connection", "_cost", "_due", "_hand_on", "_held", "_over", "_owed", "_timer", "_vain")
 
-    def __init__(self, connection: Connection, hand_on: Callable[[T], None], cost: Callable[[T], int]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        hand_on: Callable[[T], None],
+        cost: Callable[[T], int],
+        over: Callable[[], None] | None = None,
+    ) -> None:
         self._connection = connection
         self._hand_on = hand_on
         self._cost = cost
+        self._over = over
         self._held: deque[T] = deque()
         self._owed = False
         self._due = 0.0  # when there is to be a token
@@ -87,16 +95,21 @@ class Intake(Generic[T]):
         wait = max(self._work(), self._pay(0))
         if connection.closed:
             self._held.clear()
-            self._timer = None
+            self._end()
         elif wait > 0.0:
             self._hold(self._patient(wait, progress=len(self._held) < before))
         else:
-            self._timer = None
+            self._end()
             if self._owed and connection.heartbeat is not None:
                 connection.heartbeat.resume(connection.hub.now())
             self._owed = False
             if not connection.busy:
                 connection.outbox.sink.resume()
+
+    def _end(self) -> None:
+        self._timer = None
+        if self._over is not None:
+            self._over()
 
     def _patient(self, wait: float, *, progress: bool) -> float:
         """How long to wait really. Where there was no token when there was to be one, others of the same user, address

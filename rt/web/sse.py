@@ -50,8 +50,13 @@ class Discard:
     def received(self, data: bytes) -> None:
         connection = self._connection
         if connection.hub.limits.measured:
-            intake = self._intake = self._intake or Intake(connection, _drop, _one)
+            intake = self._intake = self._intake or Intake(connection, _drop, _one, self._let_go)
             intake.take((data,), len(data))
+            if not intake.holds:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._intake = None
 
     def lost(self) -> None:
         self._connection.broken()

@@ -82,10 +82,13 @@ class Reader:
 
     def _measure(self, data: bytes) -> None:
         """The same within the limits of what may come in."""
-        intake = self._intake = self._intake or Intake(self._connection, self._take, _messages)
+        intake = self._intake = self._intake or Intake(self._connection, self._take, _messages, self._let_go)
         intake.take(self._frames.feed(data), len(data))
         if not intake.holds:
-            self._intake = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._intake = None
 
     def _take(self, item: Item) -> None:
         if type(item) is bytes:

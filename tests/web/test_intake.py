@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from functools import partial
 
 import pytest
 
 from rt.config import Rate
+from rt.delivery.connection import Connection
+from rt.delivery.hub import Hub
 from rt.web.intake import Intake
 from rt.web.sse import Discard
 from rt.web.websocket import Reader
@@ -174,6 +177,40 @@ def test_two_connections_of_one_user_share_what_comes() -> None:
         assert [item for n, item in got if n == 1] == list(range(30))
         await asyncio.sleep(0)
         await finish(hub)
+
+    run(test)
+
+
+@pytest.mark.parametrize("when", ["while it is held", "when it goes on"])
+@pytest.mark.parametrize("door", ["websocket", "sse"])
+def test_one_that_was_held_is_no_garbage(door: str, when: str) -> None:
+    """It goes when its connection does: what garbage collection would have to find can wait for hours."""
+
+    async def held(hub: Hub) -> None:
+        connection = Sdk(hub, token()).connection
+        reader = Reader(connection, 65536, text_only=True) if door == "websocket" else Discard(connection)
+        reader.received(frame(PING))
+        reader.received(frame(PING))
+        assert reader.busy
+        if when == "when it goes on":
+            await eventually(lambda: not reader.busy)
+        connection.broken()
+
+    async def test() -> None:
+        hub = hub_of(Shared(), rule("message", "connection", 1, Rate(50.0, 1.0)))
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            await held(hub)
+            await asyncio.sleep(0.1)
+            gc.collect()
+            assert [one for one in gc.garbage if isinstance(one, Connection | Intake | Reader | Discard)] == []
+        finally:
+            gc.set_debug(0)
+            gc.enable()
+            gc.garbage.clear()
+            await finish(hub)
 
     run(test)
 
