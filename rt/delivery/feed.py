@@ -18,12 +18,11 @@ here, :meth:`Feed.enter` lets it take part there from what is taken next.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rt.delivery.behind import catch_up, fell_behind
-from rt.delivery.flush import deliver, observe
+from rt.delivery.flush import count_lacking, deliver, observe
 from rt.delivery.members import Members
 from rt.delivery.policy import Manner
 from rt.delivery.subscription import State, Subscription
@@ -42,9 +41,9 @@ class Feed:
 
     __slots__ = (
         "_after",
-        "_conflated",
         "_entering",
         "_joins",
+        "_lacking",
         "_opening",
         "_overflown",
         "_size",
@@ -89,7 +88,7 @@ class Feed:
         # Joining subscriptions that have had all of the turn now filling up to an item, and at how many items that is.
         self._entering: dict[Subscription, int] = {}
         self._after: list[Callable[[], None]] = []  # what waits for the flush under way to be through
-        self._conflated: Counter[int] = Counter()  # what was left out of the turn now filling, by channel
+        self._lacking: dict[tuple[int, str], int] = {}  # what the turn now filling leaves out of its channels
         self._joins = 0  # subscriptions that are told who comes and leaves
         self._start: list[Position] | None = None  # the base before the flush under way
         self.manner: Manner  # the hub sets it, again whenever settings change
@@ -292,23 +291,15 @@ class Feed:
             if isinstance(what, Publication) and channel.namespace.slow == "conflate" and channel.namespace.batch:
                 key = (place, channel.key(what))
                 if key in seen:
-                    self._conflated[place] += 1
+                    self._leave_out(place, "")
                     continue
                 seen.add(key)
             kept.append(item)
         kept.reverse()
         return kept
 
-    def _all_condensed(self, turn: list[Item]) -> list[Item]:
-        """The same of a turn that goes out now: who is given it lacks the rest. (Where only the newest counts, the
-        blocked are not; what they lack is counted when they come back.)"""
-        sent = self._condensed(turn)
-        blocked = not self.manner.conflates
-        given = sum(len(members.ready) + blocked * len(members.blocked) for members in self.members.values())
-        for place, count in self._conflated.items():
-            self.hub.tally.conflated(self.channels[place].namespace, count * given)
-        self._conflated.clear()
-        return sent
+    def _leave_out(self, place: int, reason: str) -> None:
+        self._lacking[place, reason] = self._lacking.get((place, reason), 0) + 1
 
     def _overflow(self, index: int, what: What) -> None:
         if isinstance(what, Change):
@@ -318,8 +309,7 @@ class Feed:
         elif isinstance(what, Told):
             self.turn.append(Item(index, what))
         elif self.manner.lags:
-            live = sum(map(len, self.members.values())) + len(self._entering)
-            self.hub.tally.left_out(self.channels[index].namespace, "newest", live)
+            self._leave_out(index, "newest")
         else:
             self.hub.tally.drops["turn"] += 1
 
@@ -350,12 +340,15 @@ class Feed:
         entering, self._entering = self._entering, {}
         if self._overflown:
             self._overflown = False
-            self._conflated.clear()
+            self._lacking.clear()
             self._all_behind(start, entering)
         else:
-            sent = self._all_condensed(turn) if self.manner.condenses else turn
-            self._unfinished = deliver(self, sent, start)
+            sent = self._condensed(turn) if self.manner.condenses else turn
+            lacking, self._lacking = self._lacking, {}
+            self._unfinished = deliver(self, sent, start, lacking)
             self._let_in(entering, turn)
+            if entering:  # who are given what is conflated, too
+                count_lacking(self, {lack: count for lack, count in lacking.items() if lack[1]}, len(entering))
         self._go_on()
 
     def _go_on(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rt.delivery.members import Members, Send
@@ -17,11 +17,15 @@ CHUNK = 500  # members written to before looking at the clock
 SLICE = 0.004  # seconds a flush may take before the loop gets a turn
 
 
-def deliver(feed: Feed, turn: list[Item], start: list[Position]) -> Iterator[None]:
+Lacking = Mapping[tuple[int, str], int]
+"""How many publications a turn leaves out, by the channel's place and the reason; "" for what was conflated."""
+
+
+def deliver(feed: Feed, turn: list[Item], start: list[Position], lacking: Lacking) -> Iterator[None]:
     """Write ``turn``, which began at ``start``, to those who are members now; yields when the loop should have a
-    turn."""
+    turn. Who is given it lacks what it is ``lacking``."""
     jobs = [(members, list(members.ready.items()), list(members.blocked)) for members in feed.members.values()]
-    return _slices(feed, jobs, turn, start)
+    return _slices(feed, jobs, turn, start, lacking)
 
 
 def _slices(
@@ -29,6 +33,7 @@ def _slices(
     jobs: list[tuple[Members, list[tuple[Subscription, Send]], list[Subscription]]],
     turn: list[Item],
     start: list[Position],
+    lacking: Lacking,
 ) -> Iterator[None]:
     _count_missed(feed, turn)
     deadline = feed.hub.now() + SLICE
@@ -36,7 +41,9 @@ def _slices(
     for members, ready, blocked in jobs:
         frame = members.wire.encode(feed.names, turn, start) if ready or blocked else b""
         if not frame:
+            count_lacking(feed, lacking, len(ready) + len(blocked))
             continue
+        given = 0
         for first in range(0, len(ready), CHUNK):
             if feed.hub.now() > deadline:
                 yield
@@ -47,9 +54,20 @@ def _slices(
                 blocked += [pair[0] for pair in chunk if pair[0] not in members.ready]
                 chunk = [pair for pair in chunk if pair[0] in members.ready]
             _send(chunk, frame)
-        for subscription in blocked:
-            _offer(subscription, members, frame, start)
-        observe(feed, members, turn, len(frame), len(ready) + len(blocked))
+            given += len(chunk)
+        given += sum(_offer(subscription, members, frame, start) for subscription in blocked)
+        count_lacking(feed, lacking, given)
+        observe(feed, members, turn, len(frame), given)
+
+
+def count_lacking(feed: Feed, lacking: Lacking, given: int) -> None:
+    """So many were given a turn."""
+    for (place, reason), count in lacking.items():
+        namespace = feed.channels[place].namespace
+        if reason:
+            feed.hub.tally.left_out(namespace, reason, count * given)
+        else:
+            feed.hub.tally.conflated(namespace, count * given)
 
 
 def _count_missed(feed: Feed, turn: Sequence[Item]) -> None:
@@ -81,12 +99,14 @@ def _send(chunk: list[tuple[Subscription, Send]], frame: bytes) -> None:
             subscription.outbox.hold(frame, sent)
 
 
-def _offer(subscription: Subscription, members: Members, frame: bytes, start: list[Position]) -> None:
-    """For one that was not ready at its turn; it may have drained, left, or joined anew since."""
+def _offer(subscription: Subscription, members: Members, frame: bytes, start: list[Position]) -> bool:
+    """For one that was not ready at its turn; it may have drained, left, or joined anew since. Whether it was given
+    it."""
     if subscription in members.ready:
         subscription.outbox.write(frame)
     elif subscription in members.blocked:
         subscription.outbox.offer(frame, subscription, start)
+    return subscription.state is State.LIVE
 
 
 def observe(feed: Feed, members: Members, turn: Sequence[Item], size: int, receivers: int) -> None:

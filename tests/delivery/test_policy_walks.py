@@ -322,7 +322,8 @@ class Walk:
         match what:
             case "publish":
                 name = self.rng.choice(self.names)
-                for _ in range(self.rng.choice([1, 1, 2, 8, 30])):
+                # Eighty are more than a turn may hold; of a strict channel's the rest would be dropped.
+                for _ in range(self.rng.choice([1, 1, 2, 8, 30, 30 if name.startswith("strict") else 80])):
                     self.source.publish(name)
             case "open" if self.takers:
                 self.rng.choice(self.takers).sink.open()
