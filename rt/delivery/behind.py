@@ -19,6 +19,7 @@ from rt.protocol.publication import Position
 from rt.protocol.wires import Item
 
 if TYPE_CHECKING:
+    from rt.config import Namespace
     from rt.delivery.feed import Feed
     from rt.delivery.hub import Hub
     from rt.delivery.outbox import Owner
@@ -33,7 +34,7 @@ def fell_behind(subscription: Subscription, *, paced: bool) -> None:
     hub, feed = subscription.feed.hub, subscription.feed
     now, pacing = hub.now(), hub.delivery.pacing
     hub.tally.slow["behind"] += 1
-    hub.tally.fell(feed.channels[feed.manner.order[0]].namespace)
+    hub.tally.fell(_first(feed))
     if now - subscription.fell_at > pacing.max:
         subscription.falls = 0
     subscription.fell_at = now
@@ -44,6 +45,11 @@ def fell_behind(subscription: Subscription, *, paced: bool) -> None:
         subscription.resume_at = now + interval(pacing, subscription.falls - 1)
     if subscription.outbox.queue is None:
         hub.loop.call_soon(catch_up, subscription)
+
+
+def _first(feed: Feed) -> Namespace:
+    """By whose priority its subscriptions go, and count."""
+    return feed.channels[feed.manner.order[0]].namespace
 
 
 def adapt(hub: Hub) -> None:
@@ -120,7 +126,7 @@ def _waits(subscription: Subscription) -> bool:
     else:
         step = pace.judge(hub.now(), hub.delivery.pacing)
         if step is not None:
-            hub.tally.paces[step] += 1
+            hub.tally.paced(_first(subscription.feed), step)
         due = pace.due
     if hub.now() >= due:
         return False

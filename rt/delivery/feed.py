@@ -144,6 +144,8 @@ class Feed:
         if positions == self.base:
             subscription.members.add(subscription)
         else:
+            if subscription.state is State.JOINING:
+                subscription.fell_at = self.hub.now()
             subscription.state = State.BEHIND
             subscription.positions = positions
             self._unsettled[subscription] = None

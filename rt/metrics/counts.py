@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from rt.metrics.definitions import BUCKETS, DROPS, REFUSALS, REPAIRS, SHEDS, SLOW, STEPS
+from rt.metrics.definitions import BUCKETS, DROPS, REFUSALS, REPAIRS, SHEDS, SLOW
 
 if TYPE_CHECKING:
     from rt.config import Namespace
@@ -70,7 +70,7 @@ class Tally:
         self.slow = dict.fromkeys(SLOW, 0)
         self.repairs = dict.fromkeys(REPAIRS, 0)
         self.refusals = dict.fromkeys(REFUSALS, 0)
-        self.paces = dict.fromkeys(STEPS, 0)
+        self.paces: Counter[tuple[str, str, str]] = Counter()
         self.sheds: Counter[tuple[str, str, str]] = Counter()
         self.falls: Counter[tuple[str, str]] = Counter()
         self.conflations: Counter[tuple[str, str]] = Counter()
@@ -80,6 +80,10 @@ class Tally:
     def fell(self, namespace: Namespace) -> None:
         """A subscription of this namespace fell behind."""
         self.falls[_labels(namespace)] += 1
+
+    def paced(self, namespace: Namespace, step: Literal["up", "down"]) -> None:
+        """The interval of a slow subscription of this namespace became longer or shorter."""
+        self.paces[*_labels(namespace), step] += 1
 
     def left_out(self, namespace: Namespace, reason: str, count: int) -> None:
         """One subscription was not given so many publications; ``reason`` is one of :data:`SHEDS`."""

@@ -110,7 +110,14 @@ _OF_TENANT = (
     _counter(
         "rt_batches_total", "Turns that waited for the interval of `batch`.", "namespace", "priority", source="batches"
     ),
-    _counter("rt_pace_steps_total", "Changes of the interval of a slow subscription.", "direction", source="paces"),
+    _counter(
+        "rt_pace_steps_total",
+        "Changes of the interval of a slow subscription, up or down.",
+        "namespace",
+        "priority",
+        "direction",
+        source="paces",
+    ),
     _counter("rt_repairs_total", "Gaps of a channel on a worker, by how they ended.", "outcome", source="repairs"),
     _counter("rt_store_published_total", "Publishes that the store accepted.", source="published"),
     _counter("rt_store_duplicates_total", "Publishes with a key that was seen before.", source="duplicates"),

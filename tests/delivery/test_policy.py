@@ -505,11 +505,11 @@ def test_a_slow_reader_is_flushed_at_growing_intervals_and_then_as_things_come()
             reader.sink.open()
             while room.hub.paces[subscription].step != step or reader.connection.outbox.queue is None:
                 await asyncio.sleep(0.002)
-        assert room.hub.tally.paces == {"up": 3, "down": 0}
+        assert room.hub.tally.paces == {("price", "normal", "up"): 3}
         reader.sink.sticky = False
         reader.sink.open()
         await room.until(lambda: reader.live)
-        assert room.hub.tally.paces["down"] == 3 and not room.hub.paces
+        assert room.hub.tally.paces["price", "normal", "down"] == 3 and not room.hub.paces
         assert reader.read().got["price:a"][-1] == 29
         room.publish("price:a", 3)
         await room.turns()
@@ -531,7 +531,7 @@ def test_a_block_that_is_over_at_once_is_no_reason_for_a_pace() -> None:
             reader.sink.open()
             await room.turns(3)
             assert reader.live and reader.read().got["price:a"][-1] == number
-        assert room.hub.tally.paces == {"up": 0, "down": 0}
+        assert room.hub.tally.paces == {}
 
     run(test, loose("price", "conflate"), pacing=Pacing(first=5.0, factor=2.0, max=5.0))
 
@@ -1030,6 +1030,27 @@ def test_who_comes_while_a_batch_waits_gets_it_or_begins_behind_it() -> None:
             assert second.read().got[name] in ([0, 1, 2, 3], [3])
 
     run(test, stored("log", batch=0.05), loose("any", "drop_oldest", batch=0.05))
+
+
+def test_who_has_seen_more_than_a_batch_lets_out_waits_for_it() -> None:
+    """It has read elsewhere what waits here: it is given none of it again, and is behind since it came."""
+
+    async def test(room: Room) -> None:
+        Reader(room, "log:a")
+        await room.turns()
+        room.publish("log:a", 3)
+        ahead = Reader(room)
+        place = {"recover": True, "epoch": room.store.streams["log:a"].epoch, "offset": 2}
+        command = {"id": 2, "subscribe": {"channel": "log:a", **place}}
+        ahead.connection.message(json.dumps(command).encode())
+        await room.turns()
+        (subscription,) = ahead.connection.subscriptions.values()
+        assert ahead.behind() and room.hub.now() - subscription.fell_at < 5
+        room.publish("log:a")
+        await room.until(lambda: len(ahead.read().got["log:a"]) == 2)
+        assert ahead.live and ahead.got["log:a"] == [2, 3]
+
+    run(test, stored("log", batch=0.2, allow_recovery=True))
 
 
 def test_at_the_stop_a_batch_still_goes_out() -> None:
