@@ -164,8 +164,8 @@ class Keyed(Spare):
         super().__init__(bounds, max_age)
         self._tag = tag
         self._entries: OrderedDict[str, Entry] = OrderedDict()
-        # Keys there was no room for, and the number of the newest; bounded like the entries.
-        self._dropped: OrderedDict[str, int] = OrderedDict()
+        # Keys there was no room for, by hash, and the number of the newest; bounded like the entries.
+        self._dropped: OrderedDict[int, int] = OrderedDict()
 
     def keeps_as(self, other: Spare) -> bool:
         return isinstance(other, Keyed) and self._tag == other._tag
@@ -179,7 +179,7 @@ class Keyed(Spare):
         old = self._entries.pop(key, None)
         if old is not None:
             self.size -= len(old.publication.body)
-        self._dropped.pop(key, None)
+        self._dropped.pop(hash(key), None)
         self._entries[key] = Entry(number, now, publication)
         self.size += len(publication.body)
         while len(self._entries) > 1 and (self.size > self.bounds.size or len(self._entries) > self.bounds.messages):
@@ -189,7 +189,7 @@ class Keyed(Spare):
     def _drop(self) -> None:
         key, entry = self._entries.popitem(last=False)
         self.size -= len(entry.publication.body)
-        self._dropped[key] = entry.number
+        self._dropped[hash(key)] = entry.number
         if len(self._dropped) > self.bounds.messages:
             self._dropped.popitem(last=False)
 
@@ -202,8 +202,8 @@ class Keyed(Spare):
     def forget(self, upto: int) -> None:
         for key in list(takewhile(lambda key: self._entries[key].number <= upto, self._entries)):
             self.size -= len(self._entries.pop(key).publication.body)
-        for key in [key for key, number in self._dropped.items() if number <= upto]:
-            del self._dropped[key]
+        for lost in [lost for lost, number in self._dropped.items() if number <= upto]:
+            del self._dropped[lost]
 
     def __len__(self) -> int:
         return len(self._entries)
