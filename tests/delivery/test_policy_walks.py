@@ -65,9 +65,8 @@ class Settings(NamedTuple):
     restless: bool
 
 
-def chosen(rng: random.Random) -> Settings:
-    """Anything goes; half of the walks have neither batches nor restless readers, and are counted to the last one."""
-    restless = rng.random() < 0.5
+def chosen(rng: random.Random, *, restless: bool) -> Settings:
+    """Anything goes; but walks without restless readers have no batches either, and are counted to the last one."""
     priorities = {kind: rng.choice(PRIORITIES) for kind in KINDS}
     if priorities["strict"] == "low":
         priorities["strict"] = "normal"
@@ -281,7 +280,7 @@ class Walk:
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
-        self.settings = chosen(self.rng)
+        self.settings = chosen(self.rng, restless=self.rng.random() < 0.5)
         self.store = FakeStore(self.rng)
         self.store.streams = defaultdict(Stream)
         self.hub = make_hub(config(self.settings), self.store)
@@ -317,8 +316,9 @@ class Walk:
 
     async def step(self) -> None:
         """One thing that happens."""
-        restless = [3, 2, 6] if self.settings.restless else [0, 0, 0]
-        what = self.rng.choices(["publish", "open", "turn", "join", "leave", "list"], [40, 12, 30, *restless])[0]
+        restless = [3, 2, 6, 2] if self.settings.restless else [0, 0, 0, 0]
+        kinds = ["publish", "open", "turn", "join", "leave", "list", "reload"]
+        what = self.rng.choices(kinds, [40, 12, 30, *restless])[0]
         match what:
             case "publish":
                 name = self.rng.choice(self.names)
@@ -333,6 +333,9 @@ class Walk:
                 self.takers.pop(self.rng.randrange(len(self.takers))).connection.broken()
             case "list" if self.takers:
                 self.change_list(self.rng.choice(self.takers))
+            case "reload":
+                self.settings = chosen(self.rng, restless=True)
+                self.hub.reload(config(self.settings))
         await self.turn(slowly=self.rng.random() < 0.05)
 
     def change_list(self, taker: Taker) -> None:
