@@ -83,12 +83,16 @@ class Crowd:
         return len(self._addresses)
 
     def of(self, address: str) -> int:
-        """Connections from an address here."""
+        """Connections from an address here, and those that wait for their turn."""
         return self._addresses.get(subject(address, self._prefix), 0)
 
     def came(self, connection: Connection) -> None:
         """A connection was made."""
         self._count(connection.address, 1)
+
+    def waits(self, address: str, more: int) -> None:
+        """One more, or one less (-1), from an address waits for its turn."""
+        self._count(address, more)
 
     def went(self, connection: Connection) -> None:
         """It is no more, or another tenant's."""
@@ -102,7 +106,7 @@ class Crowd:
             return
         key = subject(address, self._prefix)
         count = self._addresses.get(key, 0) + more
-        if count:
+        if count > 0:
             self._addresses[key] = count
         else:
             self._addresses.pop(key, None)

@@ -130,15 +130,20 @@ class Entrance:
         try:
             self.check_room(request)
             asked = self._knock(request)
-            turn = self._turn() if asked is None else None
+            turn = self._turn(request) if asked is None else None
         except Turned as turned:
             raise turned if told is None else told(turned) from None
         return enter() if turn is None and asked is None else self._entered(request, asked, turn, enter, told)
 
-    def _turn(self) -> asyncio.Future[None] | None:
+    def _turn(self, request: Request) -> asyncio.Future[None] | None:
         turn = self._gate.turn()
         if isinstance(turn, str):
             raise Turned(503, [RETRY_AFTER])
+        if turn is not None:
+            # It counts for its address while it waits: else one alone could fill the room.
+            crowd, address = self.hub.crowd, self.address(request)
+            crowd.waits(address, 1)
+            turn.add_done_callback(lambda _: crowd.waits(address, -1))
         return turn
 
     async def _entered(
@@ -152,7 +157,7 @@ class Entrance:
         try:
             if asked is not None:
                 await _let_pass(asked)
-                turn = self._turn()
+                turn = self._turn(request)
             if turn is not None:
                 await turn
             self.check_room(request)  # which may have changed meanwhile

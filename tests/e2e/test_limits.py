@@ -356,6 +356,24 @@ def test_connections_of_an_address(start_server: Start) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.timeout(60)
+def test_an_address_does_not_fill_the_waiting_room(start_server: Start) -> None:
+    """Who waits for its turn counts for ``per_ip`` as if it were in; so there is room for others."""
+    connections = {"per_ip": 2, "new_per_second": 1, "wait": "8s"}
+    server = start_server({**BEHIND_A_PROXY, "limits": {"connections": connections}})
+
+    async def run() -> None:
+        greedy = [asyncio.create_task(knock(server, X_Forwarded_For="192.0.2.1")) for _ in range(12)]
+        await eventually(lambda: server.metric("rt_refusals_total", reason="per_ip") >= 8)
+        other = await knock(server, X_Forwarded_For="192.0.2.2")
+        assert other.status == 101
+        got = sorted([(await one).status for one in greedy])
+        assert got[:2] == [101, 101] and got.count(429) >= 8 and 503 not in got, got
+        assert (await knock(server, X_Forwarded_For="192.0.2.1")).status == 101
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("kick", ["newest", "oldest"])
 def test_connections_of_a_user(start_server: Start, kick: str) -> None:
     """``per_user`` over both workers and all doors: one too many, and the newest or the oldest has to go (3504)."""
