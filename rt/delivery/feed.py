@@ -146,6 +146,7 @@ class Feed:
         else:
             if subscription.state is State.JOINING:
                 subscription.fell_at = self.hub.now()
+                self.release()  # it would miss what is kept nowhere as long as a batch waits
             subscription.state = State.BEHIND
             subscription.positions = positions
             self._unsettled[subscription] = None
