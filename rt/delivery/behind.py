@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rt.delivery.catchup import TRIES, Absent, Leg, reach, read
 from rt.delivery.pacing import Pace
 from rt.delivery.pacing import wait as interval
-from rt.delivery.policy import share
+from rt.delivery.policy import LOW, RANKS, share
 from rt.delivery.subscription import State
 from rt.errors import StoreError
 from rt.protocol.bridge import cut
@@ -216,17 +216,21 @@ def _arrive(subscription: Subscription, positions: list[Position]) -> None:
 def _page(feed: Feed, legs: list[Leg], before: Sequence[Position], room: int) -> tuple[list[Item], list[Position]]:
     """As much of the legs as fits into ``room`` bytes, by priority, and where one stands after it.
 
-    What is spared is given whole or not at all: it is bounded as it is, and not without a hole.
+    What is spared is given whole or not at all: it is bounded as it is, and not without a hole. Where of one channel
+    there is more to come, those of lower priority wait for that.
     """
     items: list[Item] = []
     after = list(before)
+    owed = LOW
     for place in feed.manner.order:
-        leg = legs[place]
-        full = room <= 0 and bool(items)
+        leg, rank = legs[place], RANKS[feed.channels[place].namespace.priority]
+        full = bool(items) and (room <= 0 or rank < owed)
         if feed.channels[place].stored:
             given = () if full else cut(leg.publications, room)
             behind = len(leg.publications) - len(given)
             after[place] = leg.position._replace(offset=leg.position.offset - behind)
+            if after[place].offset < feed.base[place].offset:
+                owed = max(owed, rank)
         elif full and leg.publications:
             continue
         else:

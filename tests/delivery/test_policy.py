@@ -21,7 +21,7 @@ from rt.delivery.catchup import Leg, reach
 from rt.delivery.hub import Hub
 from rt.delivery.pacing import CALM
 from rt.delivery.plain import PlainConnection
-from rt.delivery.policy import HIGH, LOW, NORMAL, Manner, manner, share
+from rt.delivery.policy import HIGH, LOW, NORMAL, Manner, manner, share, spared
 from rt.delivery.sdk import SdkConnection
 from rt.delivery.spare import tag_of
 from rt.delivery.subscription import State
@@ -223,6 +223,13 @@ def test_shares_go_by_priority() -> None:
     """A quarter, the whole and four times the low watermark, never more than the high one."""
     delivery = Delivery(low_watermark=8000, high_watermark=20000, max_messages=400)
     assert [share(delivery, rank) for rank in (LOW, NORMAL, HIGH)] == [(2000, 100), (8000, 200), (20000, 400)]
+
+
+def test_what_is_kept_goes_by_priority_and_is_no_more_than_may_wait() -> None:
+    """A quarter, the whole and four times, within the bounds of an outbox."""
+    own = PerSubscription(max_bytes=8000, max_messages=200)
+    delivery = Delivery(high_watermark=20000, max_messages=400, subscription=own)
+    assert [spared(delivery, rank) for rank in (LOW, NORMAL, HIGH)] == [(2000, 50), (8000, 200), (20000, 400)]
 
 
 # What a slow reader is given
@@ -464,6 +471,46 @@ def test_of_the_channels_of_a_stream_low_loses_most_and_comes_last() -> None:
         assert order.index("high:a") < order.index("normal:a") < order.index("low:a")
 
     run(test, *[loose(name, "drop_oldest", priority=name) for name in ("high", "low", "normal")])
+
+
+def test_in_one_turn_the_higher_are_sent_first() -> None:
+    """Whatever was published first: what the socket has room for is theirs."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "low:a", "high:a")
+        await room.turns()
+        room.publish("low:a")
+        room.publish("high:a")
+        await room.turns()
+        assert reader.read().order == ["high:a", "low:a"]
+
+    run(test, stored("high", priority="high"), stored("low", priority="low"))
+
+
+def test_a_page_that_is_full_leaves_what_is_worth_less_for_the_next() -> None:
+    """Of a stream: so that a page is bounded, whatever its channels keep."""
+
+    async def test(room: Room) -> None:
+        reader = Reader(room, "high:a", "low:a", stream=True)
+        await room.turns()
+        reader.stall()
+        for _ in range(300):
+            room.publish("high:a")
+            room.publish("low:a")
+            await room.turns(1)
+        assert reader.behind()
+        reader.read()
+        reader.sink.sticky = True
+        pages: list[set[str]] = []
+        while not reader.live or reader.connection.outbox.queue:
+            reader.order = []
+            reader.sink.open()
+            await room.turns(3)
+            pages.append(set(reader.read().order))
+        assert [page for page in pages if "low:a" in page] == [pages[0], pages[-1]], "what was queued, and at the end"
+        assert len(pages) > 3
+
+    run(test, stored("high", priority="high"), loose("low", "drop_oldest", priority="low"))
 
 
 def test_nothing_is_queued_below_one_that_is_behind() -> None:
