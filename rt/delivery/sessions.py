@@ -21,18 +21,27 @@ AT_ONCE = 100  # sessions given back in one go
 class Sessions:
     """By user. Only of users who have a session, and only as long as they are connected here."""
 
-    __slots__ = ("_hub", "_known")
+    __slots__ = ("_hub", "_known", "_owed")
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._known: dict[str, dict[str, bytes]] = {}
+        self._owed: set[str] = set()  # users whose sessions could not be given back
 
-    def read(self, user: str, fields: Mapping[str, bytes]) -> None:
-        """The store says that these are the fields of the user's session."""
-        if fields:
-            self._known[user] = dict(fields)
-        else:
-            self._known.pop(user, None)
+    def read(self, user: str, fields: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """The store says that these are the fields of the user's session. Gives them with what it has lost of those
+        that are known here; no call ends a field without a word of a rival."""
+        lost = {
+            field: value
+            for field, value in self._known.get(user, {}).items()
+            if fields.keys().isdisjoint((field, *session.rivals(field)))
+        }
+        whole = {**lost, **fields}
+        if whole:
+            self._known[user] = whole
+        if lost and self._hub.keeps_sessions:
+            self._hub.spawn(self._give([user]))
+        return whole
 
     def heard(self, message: Target) -> None:
         """The backend said something to a user; what it says to single connections is in no session."""
@@ -59,24 +68,38 @@ class Sessions:
             return session.informed(message.info, now)
         return None
 
+    def forget(self, user: str) -> None:
+        """Nobody of the user is here any more, so what is said to the user is no longer noted."""
+        self._known.pop(user, None)
+
     def sweep(self) -> None:
         """Forget who has left, or never came in."""
         for user in self._known.keys() - self._hub.users.keys():
             del self._known[user]
+        self._owed &= self._known.keys()
 
     async def restore(self) -> None:
-        """Give the store what it may have lost. What it has by now, and so is newer, stays. Raises StoreError."""
+        """Give the store what it may have lost. What it has by now, and so is newer, stays."""
         self.sweep()
+        if self._hub.keeps_sessions:
+            await self._give(list(self._known))
+
+    async def restore_rest(self) -> None:
+        """Try again for those for whom it failed."""
+        if self._owed:
+            users, self._owed = self._owed, set()
+            await self._give(list(users))
+
+    async def _give(self, users: list[str]) -> None:
+        """One that cannot be given back is not in the way of the others."""
         ttl = self._hub.config.client.session_ttl
-        if not self._hub.keeps_sessions:
-            return
-        users = list(self._known)
         for first in range(0, len(users), AT_ONCE):
+            here = [user for user in users[first : first + AT_ONCE] if user in self._known]
             calls = [
                 self._hub.broker.restore_session(
                     user, [(field, value, session.rivals(field)) for field, value in self._known[user].items()], ttl
                 )
-                for user in users[first : first + AT_ONCE]
-                if user in self._known
+                for user in here
             ]
-            await asyncio.gather(*calls)
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+            self._owed |= {user for user, outcome in zip(here, outcomes, strict=True) if outcome is not None}
