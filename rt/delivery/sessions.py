@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rt.broker.sessions import MAX_FIELDS
 from rt.protocol import session
 from rt.protocol.control import RefreshUser, SubscribeUser, Target, UnsubscribeUser
 from rt.protocol.session import Changes
@@ -51,9 +52,9 @@ class Sessions:
         changes = self._changes(message)
         if message.user and changes is not None:
             fields = self._known.setdefault(message.user, {})
-            fields.update(changes.set)
-            for field in changes.remove:
-                fields.pop(field, None)
+            _change(fields, changes)
+            if len(fields) > MAX_FIELDS:  # then the store's was full too, and made room
+                _change(fields, session.room(fields, hub.wall()))
 
     def _changes(self, message: Target) -> Changes | None:
         now = self._hub.wall()
@@ -103,3 +104,9 @@ class Sessions:
             ]
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             self._owed |= {user for user, outcome in zip(here, outcomes, strict=True) if outcome is not None}
+
+
+def _change(fields: dict[str, bytes], changes: Changes) -> None:
+    fields.update(changes.set)
+    for field in changes.remove:
+        fields.pop(field, None)

@@ -168,15 +168,9 @@ class Users:
     def _keep_with_room(
         self, user: str, changes: session.Changes, body: bytes, done: Done, fields: Mapping[str, bytes]
     ) -> None:
-        """The ends of subscriptions fill the session of who joins and leaves channels for days; the older half of them
-        becomes one end of all, at the time of the newest of them."""
-        off = session.decode(fields, time.time()).off
-        whole = off.pop("", 0.0)
-        oldest = sorted(off, key=off.__getitem__)[: (len(off) + 1) // 2]
-        if oldest:
-            room = session.unsubscribed_all(oldest, max(whole, off[oldest[-1]]))
-            remove = [field for field in room.remove if field not in changes.set]
-            changes = session.Changes(room.set | changes.set, remove + changes.remove)
+        room = session.room(fields, time.time())
+        remove = [field for field in room.remove if field not in changes.set]
+        changes = session.Changes(room.set | changes.set, remove + changes.remove)
         proceed(self._write(user, changes), done, lambda _: self._send(body, done))
 
     def _send(self, body: bytes, done: Done) -> None:

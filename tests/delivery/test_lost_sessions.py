@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from rt.broker.sessions import MAX_FIELDS
 from rt.errors import StoreError
 from rt.protocol import session
+from rt.protocol.control import SubscribeUser, UnsubscribeUser
 from rt.protocol.options import Terms
 from tests.delivery.hubs import MemoryStore, Sdk, finish, make_hub, run, token, turns
 from tests.delivery.test_server_side import connect_subs, fields
@@ -99,6 +101,26 @@ def test_what_is_remembered_of_who_has_left_is_not_given_back() -> None:
         second = Sdk(hub, token())
         await turns(store)
         assert connect_subs(second) == {} and not store.sessions.get("42")
+        await finish(hub)
+
+    run(test)
+
+
+def test_what_is_remembered_is_bounded_as_a_session_is() -> None:
+    """Who joins and leaves channels for days fills it with ends; the newest subscription is not what falls out."""
+
+    async def test() -> None:
+        store = Forgetful()
+        hub = make_hub(store)
+        Sdk(hub, token())
+        await turns(store)
+        for n in range(3 * MAX_FIELDS):
+            hub.sessions.heard(UnsubscribeUser("42", channel=f"c{n}"))
+        hub.sessions.heard(SubscribeUser("42", channel="new"))
+        hub.check_all()
+        await turns(store)
+        kept = store.sessions["42"]
+        assert len(kept) <= MAX_FIELDS and {"sub:new", "off:"} <= kept.keys()
         await finish(hub)
 
     run(test)
