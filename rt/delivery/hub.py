@@ -226,7 +226,8 @@ class Hub:
     async def _touch(self, users: list[str], ttl: float) -> None:
         for first in range(0, len(users), TOUCHES_AT_ONCE):
             await self.broker.touch_sessions(users[first : first + TOUCHES_AT_ONCE], ttl)
-        await self.sessions.restore_rest()
+        # A store that was emptied while we were connected, or that evicts, tells nobody.
+        await self.sessions.restore()
 
     # Channels and feeds
 

@@ -22,12 +22,11 @@ AT_ONCE = 100  # sessions given back in one go
 class Sessions:
     """By user. Only of users who have a session, and only as long as they are connected here."""
 
-    __slots__ = ("_hub", "_known", "_owed")
+    __slots__ = ("_hub", "_known")
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._known: dict[str, dict[str, bytes]] = {}
-        self._owed: set[str] = set()  # users whose sessions could not be given back
 
     def read(self, user: str, fields: Mapping[str, bytes]) -> Mapping[str, bytes]:
         """The store says that these are the fields of the user's session. Gives them with what it has lost of those
@@ -77,7 +76,6 @@ class Sessions:
         """Forget who has left, or never came in."""
         for user in self._known.keys() - self._hub.users.keys():
             del self._known[user]
-        self._owed &= self._known.keys()
 
     async def restore(self) -> None:
         """Give the store what it may have lost. What it has by now, and so is newer, stays."""
@@ -85,25 +83,18 @@ class Sessions:
         if self._hub.keeps_sessions:
             await self._give(list(self._known))
 
-    async def restore_rest(self) -> None:
-        """Try again for those for whom it failed."""
-        if self._owed:
-            users, self._owed = self._owed, set()
-            await self._give(list(users))
-
     async def _give(self, users: list[str]) -> None:
-        """One that cannot be given back is not in the way of the others."""
+        """One that cannot be given back is not in the way of the others, and comes again with the next touch."""
         ttl = self._hub.config.client.session_ttl
         for first in range(0, len(users), AT_ONCE):
-            here = [user for user in users[first : first + AT_ONCE] if user in self._known]
             calls = [
                 self._hub.broker.restore_session(
                     user, [(field, value, session.rivals(field)) for field, value in self._known[user].items()], ttl
                 )
-                for user in here
+                for user in users[first : first + AT_ONCE]
+                if user in self._known
             ]
-            outcomes = await asyncio.gather(*calls, return_exceptions=True)
-            self._owed |= {user for user, outcome in zip(here, outcomes, strict=True) if outcome is not None}
+            await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _change(fields: dict[str, bytes], changes: Changes) -> None:

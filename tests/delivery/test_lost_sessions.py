@@ -79,9 +79,9 @@ def test_one_that_cannot_be_given_back_is_not_in_the_way_of_others() -> None:
         await turns(store, 1000)
         assert store.sessions.keys() == set(users[1:])
         store.refused.clear()
-        rest = asyncio.ensure_future(hub.sessions.restore_rest())
-        await turns(store)
-        assert rest.done() and store.sessions.keys() == set(users)
+        hub._touch_sessions(hub.now())
+        await turns(store, 1000)
+        assert store.sessions.keys() == set(users)
         await finish(hub)
 
     run(test)
@@ -121,6 +121,24 @@ def test_what_is_remembered_is_bounded_as_a_session_is() -> None:
         await turns(store)
         kept = store.sessions["42"]
         assert len(kept) <= MAX_FIELDS and {"sub:new", "off:"} <= kept.keys()
+        await finish(hub)
+
+    run(test)
+
+
+def test_a_store_that_was_emptied_without_a_word_has_them_again_with_the_next_touch() -> None:
+    """No connection was lost over it."""
+
+    async def test() -> None:
+        store = Forgetful()
+        hub = make_hub(store)
+        whole = store.sessions["42"] = fields(session.subscribed("a", PLAIN))
+        Sdk(hub, token())
+        await turns(store)
+        store.sessions = {}
+        hub._touch_sessions(hub.now())
+        await turns(store)
+        assert store.sessions == {"42": whole}
         await finish(hub)
 
     run(test)
