@@ -60,12 +60,13 @@ class Sessions:
         if isinstance(message, SubscribeUser):
             return session.subscribed(message.channel, message.terms)
         if isinstance(message, UnsubscribeUser):
+            at = message.at or now  # it may be heard long after; a token made between is newer
             if message.channel:
-                return session.unsubscribed(message.channel, now)
+                return session.unsubscribed(message.channel, at)
             known = session.decode(self._known.get(message.user, {}), now)
-            return session.unsubscribed_all(known.channels, now)
+            return session.unsubscribed_all(known.channels, at)
         if isinstance(message, RefreshUser) and message.info is not None and not message.expired:
-            return session.informed(message.info, now)
+            return session.informed(message.info, message.at or now)
         return None
 
     def forget(self, user: str) -> None:

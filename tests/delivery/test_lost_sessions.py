@@ -9,7 +9,7 @@ from typing import Any
 from rt.broker.sessions import MAX_FIELDS
 from rt.errors import StoreError
 from rt.protocol import session
-from rt.protocol.control import SubscribeUser, UnsubscribeUser
+from rt.protocol.control import RefreshUser, SubscribeUser, UnsubscribeUser
 from rt.protocol.options import Terms
 from tests.delivery.hubs import MemoryStore, Sdk, finish, make_hub, run, token, turns
 from tests.delivery.test_server_side import connect_subs, fields
@@ -139,6 +139,24 @@ def test_a_store_that_was_emptied_without_a_word_has_them_again_with_the_next_to
         hub._touch_sessions(hub.now())
         await turns(store)
         assert store.sessions == {"42": whole}
+        await finish(hub)
+
+    run(test)
+
+
+def test_what_is_heard_late_counts_from_when_it_was_said() -> None:
+    """A token made between is newer, also after the session was given back."""
+
+    async def test() -> None:
+        store = Forgetful()
+        hub = make_hub(store)
+        Sdk(hub, token())
+        await turns(store)
+        hub.sessions.heard(UnsubscribeUser("42", channel="a", at=7.0))
+        hub.sessions.heard(RefreshUser("42", info=b"1", at=8.0))
+        hub.check_all()
+        await turns(store)
+        assert store.sessions["42"] == fields(session.unsubscribed("a", 7.0), session.informed(b"1", 8.0))
         await finish(hub)
 
     run(test)
