@@ -4,10 +4,12 @@ back."""
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rt.broker.sessions import MAX_FIELDS
+from rt.errors import StoreError
 from rt.protocol import session
 from rt.protocol.control import RefreshUser, SubscribeUser, Target, UnsubscribeUser
 from rt.protocol.session import Changes
@@ -15,6 +17,7 @@ from rt.protocol.session import Changes
 if TYPE_CHECKING:
     from rt.delivery.hub import Hub
 
+log = logging.getLogger("rt.delivery")
 
 AT_ONCE = 100  # sessions given back in one go
 
@@ -95,7 +98,9 @@ class Sessions:
                 for user in users[first : first + AT_ONCE]
                 if user in self._known
             ]
-            await asyncio.gather(*calls, return_exceptions=True)
+            for outcome in await asyncio.gather(*calls, return_exceptions=True):
+                if isinstance(outcome, Exception) and not isinstance(outcome, StoreError):
+                    log.error("a session could not be given back", exc_info=outcome)
 
 
 def _change(fields: dict[str, bytes], changes: Changes) -> None:
