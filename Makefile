@@ -61,8 +61,14 @@ tests/js/node_modules/.stamp: tests/js/package-lock.json
 	@cd tests/js && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
+# Most tests wait more than they work, so two run at a time; those that count by the clock come after.
 test: install js
+ifdef ARGS
 	@$(PY) -m pytest $(ARGS)
+else
+	@$(PY) -m pytest -m "not alone" --numprocesses 2 --dist loadfile
+	@$(PY) -m pytest -m alone
+endif
 
 check: install
 	@$(PY) -m ruff check $(SOURCES)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, Self
 
+import pytest
 import uvloop
 
 from rt.broker import Broker, PublishOptions, StoreSettings
@@ -115,6 +116,11 @@ class Worker:
     def bodies(self, channel: str) -> list[bytes]:
         """What was heard on ``channel``."""
         return [publication.body for publication in self.heard.get(channel, [])]
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What was logged, without a word on the age of the store that is installed where the tests run."""
+    return [line for line in caplog.messages if "known holes" not in line]
 
 
 def body(number: int) -> bytes:

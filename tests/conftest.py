@@ -15,7 +15,7 @@ import pytest
 from tests import tools
 from tests.servers import DEFAULT, RUNNING, WHOLE, Server, merged, speaking
 
-UNTESTED = pytest.StashKey[Counter[str]]()
+UNTESTED = "untested"
 LOG_STARTS = pytest.StashKey[dict[Server, int]]()
 
 
@@ -72,17 +72,12 @@ def channel() -> str:
 COUNTER = itertools.count(1)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Start counting what cannot be tested."""
-    config.stash[UNTESTED] = Counter()
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose tools are not here, and count it."""
+    """Skip a test whose tools are not here, and put down which."""
     needed = [tool for mark in item.iter_markers("needs") for tool in mark.args]
     missing = [tool for tool in needed if not tools.present(tool)]
     if missing:
-        item.config.stash[UNTESTED].update(missing)
+        item.user_properties += [(UNTESTED, tool) for tool in missing]
         pytest.skip(f"needs {', '.join(missing)}")
     item.stash[LOG_STARTS] = {running: len(running.log()) for running in RUNNING}
 
@@ -99,9 +94,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> 
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which tools were missing and how many tests that left out, also when it is none."""
-    untested = config.stash[UNTESTED]
+    skipped = terminalreporter.stats.get("skipped", [])
+    untested = Counter(tool for report in skipped for name, tool in report.user_properties if name == UNTESTED)
     if untested:
         found = ", ".join(f"{tool} ({count} tests)" for tool, count in sorted(untested.items()))
         terminalreporter.write_line(f"Not tested for lack of a tool: {found}")

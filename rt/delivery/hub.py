@@ -263,6 +263,7 @@ class Hub:
             mine.discard(connection)
             if not mine:
                 del self.users[connection.user]
+                self.sessions.forget(connection.user)
 
     def _touch_sessions(self, now: float) -> None:
         """While somebody is connected, what the backend said to them is not forgotten."""
@@ -277,6 +278,8 @@ class Hub:
     async def _touch(self, users: list[str], ttl: float) -> None:
         for first in range(0, len(users), TOUCHES_AT_ONCE):
             await self.broker.touch_sessions(users[first : first + TOUCHES_AT_ONCE], ttl)
+        # A store that was emptied while we were connected, or that evicts, tells nobody.
+        await self.sessions.restore()
 
     def _sweep(self, now: float) -> None:
         if not self.leaving:

@@ -71,8 +71,7 @@ async def _session(hub: Hub, user: str) -> Mapping[str, bytes]:
                 break
             reading.stale = False
             fields = await hub.broker.session(user)
-        hub.sessions.read(user, fields)
-        return fields
+        return hub.sessions.read(user, fields)
     finally:
         readings.remove(reading)
         if not readings:

@@ -43,9 +43,11 @@ class SubscribeUser(Target, frozen=True, gc=False, tag="subscribe"):
 
 
 class UnsubscribeUser(Target, frozen=True, gc=False, tag="unsubscribe"):
-    """End the connections' subscriptions to ``channel``, or to all channels when it is empty."""
+    """End the connections' subscriptions to ``channel``, or to all channels when it is empty. ``at`` is when that was
+    said, in seconds since 1970; 0 when a worker of another version does not tell."""
 
     channel: str = ""
+    at: float = 0.0
 
 
 class DisconnectUser(Target, frozen=True, gc=False, tag="disconnect"):
@@ -60,11 +62,13 @@ class RefreshUser(Target, frozen=True, gc=False, tag="refresh"):
     """Close the connections as ``expired``, or let them live until ``expire_at`` (seconds since 1970; None: for ever).
 
     ``info`` replaces what others see of the connection: compact JSON, empty for nothing; None leaves it as it is.
+    ``at`` is as for :class:`UnsubscribeUser`.
     """
 
     expired: bool = False
     expire_at: float | None = None
     info: bytes | None = None
+    at: float = 0.0
 
 
 class ListChannels(_Message, frozen=True, gc=False, tag="channels"):

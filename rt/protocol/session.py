@@ -52,6 +52,15 @@ def unsubscribed_all(channels: Iterable[str], now: float) -> Changes:
     return Changes({_OFF: _encode(now)}, [prefix + channel for channel in channels for prefix in (_SUB, _OFF)])
 
 
+def room(fields: Mapping[str, bytes], now: float) -> Changes:
+    """Make room in a session that is full. The ends of subscriptions fill the session of who joins and leaves channels
+    for days; the older half of them becomes one end of all, at the time of the newest of them."""
+    off = decode(fields, now).off
+    whole = off.pop("", 0.0)
+    oldest = sorted(off, key=off.__getitem__)[: (len(off) + 1) // 2]
+    return unsubscribed_all(oldest, max(whole, off[oldest[-1]])) if oldest else Changes({}, [])
+
+
 def rivals(field: str) -> list[str]:
     """The fields that say something else about the same as ``field``; one that is newer overrules it."""
     if field.startswith(_SUB):

@@ -110,7 +110,7 @@ class Users:
         channel, now = request.channel or "", time.time()
         if channel:
             self.namespaces.find(channel)
-        body = _command(control.UnsubscribeUser(*_target(request), channel))
+        body = _command(control.UnsubscribeUser(*_target(request), channel, now))
         if channel:
             self._keep_and_send(request, session.unsubscribed(channel, now), body, done)
         elif self._has_session(request):
@@ -137,11 +137,12 @@ class Users:
         expire_at = options.seconds(request.expire_at) if request.expire_at else None
         info = options.terms(Options(info=request.info)).info or None
         expired = bool(request.expired)
-        body = _command(control.RefreshUser(*_target(request), expired, expire_at, info))
+        now = time.time()
+        body = _command(control.RefreshUser(*_target(request), expired, expire_at, info, now))
         if info is None or expired:
             self._send(body, done)
         else:
-            self._keep_and_send(request, session.informed(info, time.time()), body, done)
+            self._keep_and_send(request, session.informed(info, now), body, done)
 
     def _has_session(self, request: _Target) -> bool:
         return bool(self.session_ttl and request.user and not request.client and not request.session)
@@ -168,15 +169,9 @@ class Users:
     def _keep_with_room(
         self, user: str, changes: session.Changes, body: bytes, done: Done, fields: Mapping[str, bytes]
     ) -> None:
-        """The ends of subscriptions fill the session of who joins and leaves channels for days; the older half of them
-        becomes one end of all, at the time of the newest of them."""
-        off = session.decode(fields, time.time()).off
-        whole = off.pop("", 0.0)
-        oldest = sorted(off, key=off.__getitem__)[: (len(off) + 1) // 2]
-        if oldest:
-            room = session.unsubscribed_all(oldest, max(whole, off[oldest[-1]]))
-            remove = [field for field in room.remove if field not in changes.set]
-            changes = session.Changes(room.set | changes.set, remove + changes.remove)
+        room = session.room(fields, time.time())
+        remove = [field for field in room.remove if field not in changes.set]
+        changes = session.Changes(room.set | changes.set, remove + changes.remove)
         proceed(self._write(user, changes), done, lambda _: self._send(body, done))
 
     def _send(self, body: bytes, done: Done) -> None:

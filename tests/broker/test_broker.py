@@ -11,7 +11,7 @@ from rt.broker import NOWHERE, Published, PublishOptions
 from rt.broker.bus import MAX_BODY
 from rt.errors import Refused, StoreError
 from rt.protocol.publication import Position
-from tests.brokers import META_TTL, STORED, VOLATILE, Worker, asynchronous, body, outcome
+from tests.brokers import META_TTL, STORED, VOLATILE, Worker, asynchronous, body, logged, outcome
 from tests.stores import Store
 from tests.waiting import eventually
 
@@ -257,7 +257,7 @@ async def test_a_store_that_is_down_is_told_at_once_and_found_when_it_comes(
     """One line for the trouble, one for its end; nothing waits for a timeout."""
     store.kill()
     async with Worker(store, wait=False) as worker:
-        await eventually(lambda: caplog.messages)
+        await eventually(lambda: logged(caplog))
         loop = asyncio.get_running_loop()
         began = loop.time()
         for call in (
@@ -275,7 +275,7 @@ async def test_a_store_that_is_down_is_told_at_once_and_found_when_it_comes(
         await worker.ready()
         assert worker.broker.status().reasons == []
         await worker.broker.publish("a", body(1), STORED)
-    assert len(caplog.messages) == 2
+    assert len(logged(caplog)) == 2
 
 
 @asynchronous

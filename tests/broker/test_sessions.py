@@ -201,3 +201,12 @@ async def test_who_thought_that_there_are_no_sessions_hears_of_one_brought_back(
         await eventually(lambda: two.broker.sessions_used)
         await one.broker.restore_session("w", [(f"f{n}", b"1", []) for n in range(MAX_FIELDS + 1)], TTL)
         assert len(await one.broker.session("w")) == MAX_FIELDS
+
+
+@asynchronous
+async def test_the_mark_outlives_a_session_that_is_brought_back(store: Store) -> None:
+    """Also where it was not lost, but was about to end."""
+    async with Worker(store) as worker:
+        await worker.broker.update_session("u", {"a": b"1"}, [], TTL / 10)
+        await worker.broker.restore_session("v", [("info", b"1", [])], TTL)
+        assert store.command("PTTL", "rt:default:sessions") > 199_000

@@ -75,7 +75,7 @@ def test_subscribe_keeps_the_terms_and_tells_them(
 def test_unsubscribe_from_one_channel(caller: Caller) -> None:
     """The session remembers when, so that older tokens do not bring it back."""
     assert caller.call("unsubscribe", {"user": "42", "channel": "room:a"}) == {"result": {}}
-    assert told(caller) == [UnsubscribeUser(user="42", channel="room:a")]
+    assert told(caller) == [UnsubscribeUser(user="42", channel="room:a", at=NOW)]
     assert caller.broker.written == written(session.unsubscribed("room:a", NOW))
     assert caller.broker.order == ["write", "command"]
 
@@ -85,7 +85,7 @@ def test_unsubscribe_from_all_channels(caller: Caller, params: Any) -> None:
     """What the session names is removed from it; a namespace is not looked for."""
     caller.broker.sessions["42"] = session.subscribed("a", Terms()).set | session.unsubscribed("gone:b", NOW - 1).set
     assert caller.call("unsubscribe", {"user": "42"} | params) == {"result": {}}
-    assert told(caller) == [UnsubscribeUser(user="42", channel="")]
+    assert told(caller) == [UnsubscribeUser(user="42", channel="", at=NOW)]
     assert caller.broker.written == written(session.unsubscribed_all(["a", "gone:b"], NOW))
     assert caller.broker.order == ["read", "write", "command"]
 
@@ -113,11 +113,11 @@ def test_disconnect_tells_the_code_and_who_may_stay(caller: Caller, params: Any,
 @pytest.mark.parametrize(
     ("params", "expected"),
     [
-        ({}, RefreshUser(user="42")),
-        ({"expire_at": 1900000000}, RefreshUser(user="42", expire_at=1900000000.0)),
-        ({"expired": True}, RefreshUser(user="42", expired=True)),
-        ({"expired": True, "info": 1}, RefreshUser(user="42", expired=True, info=b"1")),
-        ({"expired": None, "expire_at": None, "info": None}, RefreshUser(user="42")),
+        ({}, RefreshUser(user="42", at=NOW)),
+        ({"expire_at": 1900000000}, RefreshUser(user="42", expire_at=1900000000.0, at=NOW)),
+        ({"expired": True}, RefreshUser(user="42", expired=True, at=NOW)),
+        ({"expired": True, "info": 1}, RefreshUser(user="42", expired=True, info=b"1", at=NOW)),
+        ({"expired": None, "expire_at": None, "info": None}, RefreshUser(user="42", at=NOW)),
     ],
 )
 def test_refresh_tells_the_new_end(caller: Caller, params: Any, expected: RefreshUser) -> None:
@@ -130,7 +130,7 @@ def test_refresh_tells_the_new_end(caller: Caller, params: Any, expected: Refres
 def test_refresh_with_an_info_replaces_it_for_later_too(caller: Caller) -> None:
     """It is written first."""
     assert caller.call("refresh", b'{"user":"42","info":{"n":\n1.0}}') == {"result": {}}
-    assert told(caller) == [RefreshUser(user="42", info=b'{"n":1.0}')]
+    assert told(caller) == [RefreshUser(user="42", info=b'{"n":1.0}', at=NOW)]
     assert caller.broker.written == written(session.informed(b'{"n":1.0}', NOW))
     assert caller.broker.order == ["write", "command"]
 

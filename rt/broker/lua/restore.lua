@@ -32,9 +32,13 @@ end
 
 if set > 0 then
     redis.call('PEXPIRE', KEYS[2], ttl)
-    if redis.call('EXISTS', KEYS[1]) == 0 then
+    -- It may be the mark of others that is still there: it has to outlive this session too.
+    local marked = redis.call('PTTL', KEYS[1])
+    if marked < ttl then
         redis.call('SET', KEYS[1], '1', 'PX', 2 * ttl)
-        redis.call('PUBLISH', control, '1s::0:0:')
+        if marked == -2 then
+            redis.call('PUBLISH', control, '1s::0:0:')
+        end
     end
 end
 return set
