@@ -19,7 +19,9 @@ from tests.servers import OPEN, SEEN, STREAM, Server
 from tests.tokens import connection_token
 from tests.waiting import eventually
 
-SECONDS = 3.0
+pytestmark = pytest.mark.alone
+
+SECONDS = 2.0
 GROWTH = 10 << 20
 """Bytes by which a worker may grow under one flood."""
 LATE = 0.1

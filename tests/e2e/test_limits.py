@@ -54,6 +54,7 @@ async def get(server: Server, path: str, **headers: str) -> Response:
 # Commands
 
 
+@pytest.mark.alone
 def test_a_local_bucket_is_exact(start_server: Start) -> None:
     """P16: what passes is burst and rate times time, give or take one, and who waits as it is told is let pass."""
     rule = {"on": "publish", "per": "connection", "rate": "50/s", "burst": 20}
@@ -83,6 +84,7 @@ def test_a_local_bucket_is_exact(start_server: Start) -> None:
 
 
 @pytest.mark.timeout(90 + 2 * SECONDS)
+@pytest.mark.alone
 def test_a_shared_rule_over_four_workers(start_server: Start) -> None:
     """P16, F58: one budget whichever worker: a thousand a second are asked for, a hundred pass, within a tenth."""
     rule = {"on": "publish", "per": "user", "rate": "100/s", "burst": 10, "shared": True}
@@ -200,6 +202,7 @@ def test_a_reload_changes_limits_under_connections(start_server: Start) -> None:
 # What is read
 
 
+@pytest.mark.alone
 def test_an_exhausted_message_bucket_stops_the_reading(start_server: Start) -> None:
     """Nothing is refused: a flood is carried out at its rate, in order; the sender is stopped by its own buffers."""
     rule = {"on": "message", "per": "connection", "rate": "200/s", "burst": 50}

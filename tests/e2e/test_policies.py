@@ -236,6 +236,7 @@ async def at_rate(seconds: float, rate: float, publish: Callable[[int], Awaitabl
     return number
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("door", ["ws", "sse"])
 def test_a_narrow_line_has_the_newest_values(guarded: Server, channel: str, door: str) -> None:
     """100 KiB/s of prices over 10 KiB/s: what is read is never older than the buffers on the way and one interval."""
@@ -257,6 +258,7 @@ def test_a_narrow_line_has_the_newest_values(guarded: Server, channel: str, door
     sip(guarded, door, [name], test)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("door", ["ws", "sse"])
 def test_a_narrow_line_keeps_what_is_worth_most(guarded: Server, channel: str, door: str) -> None:
     """100 KiB/s of logs beside chat and alerts over 10 KiB/s: logs come in batches and with holes, the others whole."""
@@ -303,6 +305,7 @@ def strict() -> Iterator[Server]:
         yield running
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("policy", POLICIES)
 def test_p7_half_of_the_readers_stop(strict: Server, channel: str, policy: str) -> None:
     """P7: 4 KiB a hundred times a second. The others lose nothing and are as quick as before, memory stays within the
