@@ -16,6 +16,7 @@ MISSED = 20
 RATE = 100
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 def test_f30_p10_everybody_is_whole_after_a_storm(start_server: Callable[..., Server], channel: str) -> None:
     """Four hundred within half a second, paced by the rate: nobody is refused, nobody misses anything or gets it
