@@ -283,6 +283,29 @@ def test_a_narrow_line_keeps_what_is_worth_most(guarded: Server, channel: str, d
     assert guarded.metric("rt_left_out_total", namespace="logs", priority="low", reason="oldest") > left
 
 
+@pytest.mark.alone
+@pytest.mark.parametrize("door", ["ws", "sse"])
+def test_batches_grow_on_a_narrow_line(guarded: Server, channel: str, door: str) -> None:
+    """100 KiB/s of logs over 10 KiB/s: the interval becomes longer, and the oldest are left out; the last one comes."""
+    logs = f"logs:{channel}"
+    of_logs = {"namespace": "logs", "priority": "low"}
+
+    async def test(sipper: Sipper, api: Api) -> None:
+        async def publish(number: int) -> None:
+            await flood(api, [logs], 1, number, "x" * 1000)
+
+        count = await at_rate(4.0, 100.0, publish)
+        assert guarded.metric("rt_pace_steps_total", **of_logs, direction="up") > longer
+        sipper.fast = True
+        await eventually(lambda: sipper.numbers(logs)[-1] == count - 1)
+        assert len(sipper.numbers(logs)) < count
+
+    longer = guarded.metric("rt_pace_steps_total", **of_logs, direction="up")
+    left = guarded.metric("rt_left_out_total", **of_logs, reason="oldest")
+    sip(guarded, door, [logs], test)
+    assert guarded.metric("rt_left_out_total", **of_logs, reason="oldest") > left
+
+
 HALF = 30
 """Readers that stop, and as many that do not."""
 
