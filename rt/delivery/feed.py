@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rt.delivery.behind import catch_up, fell_behind
-from rt.delivery.flush import deliver, observe
+from rt.delivery.flush import deliver, deliver_at_once, few, observe
 from rt.delivery.members import Members
 from rt.delivery.policy import Manner
 from rt.delivery.subscription import State, Subscription
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from rt.delivery.channel import Channel
     from rt.delivery.hub import Hub
     from rt.delivery.outbox import Outbox
+
+_AT_ONCE: Iterator[None] = iter(())  # a flush that is through before anything else happens
 
 
 class Feed:
@@ -334,7 +336,15 @@ class Feed:
             self._all_behind(start, entering)
         else:
             sent = self._condensed(turn) if self.manner.condenses else turn
-            self._unfinished = deliver(self, sent, start)
+            members = few(self)
+            if members is None:
+                self._unfinished = deliver(self, sent, start)
+            else:
+                self._unfinished = _AT_ONCE
+                try:
+                    deliver_at_once(self, members, sent, start)
+                finally:
+                    self._unfinished = None
             self._let_in(entering, turn)
         self._go_on()
 
@@ -348,12 +358,14 @@ class Feed:
         self._start = None
         if self.dirty:
             self.hub.mark(self)
-        unsettled, self._unsettled = self._unsettled, {}
-        for subscription in unsettled:
-            catch_up(subscription)
-        after, self._after = self._after, []
-        for do in after:
-            do()
+        if self._unsettled:
+            unsettled, self._unsettled = self._unsettled, {}
+            for subscription in unsettled:
+                catch_up(subscription)
+        if self._after:
+            after, self._after = self._after, []
+            for do in after:
+                do()
 
     def _all_behind(self, start: list[Position], entering: dict[Subscription, int]) -> None:
         for subscription in self.everybody():

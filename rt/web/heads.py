@@ -14,6 +14,8 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 MAX_HEAD = 16 << 10  # bytes of a request's line and headers; more is answered 431
+KNOWN = 256  # heads that are remembered by one listener
+KNOWN_SIZE = 1024  # bytes of a head that is
 CHUNKED = -1
 """The length of a body that comes in chunks."""
 
@@ -78,6 +80,27 @@ class Headers(HTTPHeaders):
 
 def _title(name: str) -> str:
     return "-".join(word.capitalize() for word in name.split("-"))
+
+
+class Heads:
+    """Reads heads, and remembers what it has read: who keeps a connection says nearly the same with each request, and
+    the same bytes are the same head. What it gives is shared, and not to be changed."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, data: bytes) -> Head:
+        """The head ``data``, which may come again. Raises Malformed."""
+        head = self._known.get(data)
+        if head is None:
+            head = Head(data)
+            if len(data) <= KNOWN_SIZE:
+                if len(self._known) >= KNOWN:
+                    self._known.clear()
+                self._known[data] = head
+        return head
 
 
 class Head:
