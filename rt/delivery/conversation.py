@@ -8,7 +8,6 @@ commands that came together leave as one frame, before the next turn of any chan
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,7 +50,7 @@ class Conversation(Subscriber):
         self.waiting = False
         self.dialog = Dialog()
         self.replies: list[bytes] = []
-        self._inbox: deque[bytes] | None = None
+        self._inbox: list[bytes] | None = None  # the next one last
         self._taken: Taken | None = None  # by the present command, of what is everybody's
 
     @abstractmethod
@@ -76,10 +75,11 @@ class Conversation(Subscriber):
             self.close(closing.close)
             return
         self.hub.tally.received_messages += len(lines)
+        lines.reverse()
         if self._inbox is None:
-            self._inbox = deque(lines)
+            self._inbox = lines
         else:
-            self._inbox.extend(lines)
+            self._inbox[:0] = lines
         self._work()
 
     def push(self, body: bytes) -> None:
@@ -91,7 +91,7 @@ class Conversation(Subscriber):
         inbox = self._inbox
         while inbox and not self.waiting and not self.closed:
             try:
-                self._take(inbox.popleft())
+                self._take(inbox.pop())
             except Closing as closing:
                 self.flush()
                 self.close(closing.close)

@@ -52,7 +52,7 @@ class Request:
         self.body = b""
         self.fields: Sequence[tuple[str, str]] = ()
         self.complete = False
-        self._query: dict[str, list[str]] | None = None
+        self._query: dict[str, list[str]] | None = None if self.raw_query else {}
         self._address: str | None = None
 
     @property
