@@ -117,15 +117,13 @@ class Conversation(Subscriber):
         if self.dialog.accept(command.kind):
             self._taken = None
             scopes = self.hub.limits.commands.get(command.kind)
-            self._attempt(
-                command, partial(self.carry_out, command) if scopes is None else partial(self._within, command, scopes)
-            )
-
-    def _attempt(self, command: Command, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Refused as refused:
-            self.refuse(command.id, command.kind, refused)
+            try:
+                if scopes is None:
+                    self.carry_out(command)
+                else:
+                    self._within(command, scopes)
+            except Refused as refused:
+                self.refuse(command.id, command.kind, refused)
 
     def refuse(self, id: int, kind: str, refused: Refused) -> None:
         """Answer with an error. What the command took of what is everybody's is given back."""
@@ -157,13 +155,11 @@ class Conversation(Subscriber):
             asked.exception()
             return
         self._rouse()
-
-        def work() -> None:
+        try:
             asked.result()
             self.carry_out(command)
-
-        try:
-            self._attempt(command, work)
+        except Refused as refused:
+            self.refuse(command.id, command.kind, refused)
         except Closing as closing:
             self.flush()
             self.close(closing.close)

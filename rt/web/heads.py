@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from tornado.httputil import HTTPHeaders, RequestStartLine
@@ -142,7 +143,7 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One line."""
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        key, text = _key(name), value.decode("latin-1").strip(" \t")
         if key in self._fields:
             self._fields[key].append(text)
         else:
@@ -151,6 +152,12 @@ class Head:
     def on_headers_complete(self) -> None:
         """The empty line."""
         self._complete = True
+
+
+@lru_cache(maxsize=128)
+def _key(name: bytes) -> str:
+    """The name of a header in lower case; most send the same few."""
+    return name.decode("latin-1").lower()
 
 
 def end_of(data: bytes) -> int:
