@@ -81,18 +81,15 @@ class Poll:
 
     def _turn(self) -> None:
         readers, writers = self._readers, self._writers
+        readable, writable = ~select.EPOLLOUT, ~select.EPOLLIN  # a broken connection shows in either way
         for fd, events in self._epoll.poll(0, MOST):
-            # A broken connection shows in either way, to whoever looks.
-            if events & ~select.EPOLLOUT and (callback := readers.get(fd)) is not None:
-                self._call(callback)
-            if events & ~select.EPOLLIN and (callback := writers.get(fd)) is not None:
-                self._call(callback)
-
-    def _call(self, callback: Callback) -> None:
-        try:
-            callback()
-        except Exception as error:
-            self._loop.call_exception_handler({"message": "a socket's callback failed", "exception": error})
+            try:
+                if events & readable and (callback := readers.get(fd)) is not None:
+                    callback()
+                if events & writable and (callback := writers.get(fd)) is not None:
+                    callback()
+            except Exception as error:
+                self._loop.call_exception_handler({"message": "a socket's callback failed", "exception": error})
 
 
 def watcher(loop: asyncio.AbstractEventLoop) -> Poll | asyncio.AbstractEventLoop:
