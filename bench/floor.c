@@ -18,10 +18,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-enum { MAX_SUBS = 200000, MAX_FRAME = 4096 };
+enum { MAX_SUBS = 200000, MAX_FRAME = 16384 };
 static int subscribers[MAX_SUBS], nsubs = 0, listener, epfd;
 static char frame[MAX_FRAME];
 static size_t nframe;
+static char *stamp_at;
 
 static void die(const char *what) {
     perror(what);
@@ -55,16 +56,18 @@ static void send_whole(int fd) {
 static void build(size_t total) {
     static const char *before = "{\"push\":{\"channel\":\"bench:0\",\"pub\":{\"data\":{\"t\":\"0000000000000000", *after = "\"}}}}";
     nframe = total;
-    size_t payload = total - 2, head = strlen(before), tail = strlen(after);
-    if (total > 127 || payload < head + tail) die("a frame of that size");
-    frame[0] = (char)0x81, frame[1] = (char)payload;
-    memset(frame + 2, 'x', payload);
-    memcpy(frame + 2, before, head);
-    memcpy(frame + 2 + payload - tail, after, tail);
+    size_t skip = total > 127 ? 4 : 2, payload = total - skip, head = strlen(before), tail = strlen(after);
+    if (total > MAX_FRAME || payload < head + tail || (skip == 4 && payload < 126)) die("a frame of that size");
+    frame[0] = (char)0x81, frame[1] = (char)(skip == 2 ? payload : 126);
+    if (skip == 4) frame[2] = (char)(payload >> 8), frame[3] = (char)payload;
+    memset(frame + skip, 'x', payload);
+    memcpy(frame + skip, before, head);
+    memcpy(frame + skip + payload - tail, after, tail);
+    stamp_at = strstr(frame + skip, "\"t\":\"") + 5;
 }
 
 static void readable(int fd) {
-    static char request[8192];
+    static char request[32768];
     ssize_t n = recv(fd, request, sizeof request - 1, 0);
     if (n <= 0) {
         if (n < 0 && errno == EAGAIN) return;
@@ -77,7 +80,7 @@ static void readable(int fd) {
     } else {
         request[n] = 0; /* a request of this load is small and comes in one piece */
         char *stamp = strstr(request, "\"t\":\"");
-        if (stamp) memcpy(strstr(frame + 2, "\"t\":\"") + 5, stamp + 5, 16);
+        if (stamp) memcpy(stamp_at, stamp + 5, 16);
         for (int i = 0; i < nsubs; i++) send_whole(subscribers[i]);
         static const char answer[] = "HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n{\"result\":{}}";
         if (send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL) < 0) close(fd);

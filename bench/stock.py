@@ -1,7 +1,8 @@
-"""The yardstick: stock Tornado as its documentation shows it, for the cost of a handshake and of a POST.
+"""The yardstick: stock Tornado as its documentation shows it, for a handshake, a POST, a delivery and a frame.
 
-``stock.py PORT`` serves ``/ws``, a WebSocketHandler that writes one message when it opens, and ``POST /api/publish``, a
-RequestHandler that decodes its JSON body and does nothing else. The garbage collector keeps its defaults.
+``stock.py PORT`` serves ``/ws``, a WebSocketHandler that writes one message when it opens and answers a message that
+has an id, and ``POST /api/publish``, a RequestHandler that decodes its JSON body and writes it to who is connected. The
+garbage collector keeps its defaults.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import json
 import logging
 import sys
+from typing import ClassVar
 
 import uvloop
 from tornado.httpserver import HTTPServer
@@ -19,20 +21,33 @@ from tornado.websocket import WebSocketHandler
 
 
 class Socket(WebSocketHandler):
-    """A connection that is greeted and then left alone."""
+    """A connection that is greeted, and hears everything that is published."""
+
+    everybody: ClassVar[set[Socket]] = set()
 
     def check_origin(self, origin: str) -> bool:
         return True
 
     async def open(self) -> None:
+        self.everybody.add(self)
         await self.write_message('{"connect":{}}')
+
+    async def on_message(self, message: str | bytes) -> None:
+        if message.startswith('{"id"' if isinstance(message, str) else b'{"id"'):
+            await self.write_message('{"id":7}')
+
+    def on_close(self) -> None:
+        self.everybody.discard(self)
 
 
 class Publish(RequestHandler):
-    """A call of the API that does nothing."""
+    """A call of the API: with nobody connected it does nothing."""
 
     def post(self) -> None:
-        json.loads(self.request.body)
+        data = json.loads(self.request.body)["data"]
+        message = json.dumps({"pub": {"data": data}}, separators=(",", ":")) if Socket.everybody else ""
+        for socket in Socket.everybody:
+            socket.write_message(message)
         self.write({"result": {}})
 
 

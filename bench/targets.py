@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import socket
@@ -23,17 +24,28 @@ TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SERVER_CORE, LOAD_CORE = 0, 1
 KEY = "bench"
+SECRET = "the-secret-of-the-tokens-of-the-bench-0123"
 START = 30.0
 
 OPEN = {"allow_subscribe_for_client": True, "allow_subscribe_for_anonymous": True}
 CONFIG: dict[str, Any] = {
     "server": {"mode": "development", "address": "127.0.0.1", "workers": 1},
-    "client": {"allowed_origins": [], "allow_anonymous_connect_without_token": True},
+    "client": {
+        "allowed_origins": [],
+        "allow_anonymous_connect_without_token": True,
+        "token": {"hmac_secret_key": SECRET},
+    },
     "http_api": {"key": KEY},
     "channel": {
         "namespaces": [
             {"name": "bench", **OPEN, "history_size": 300, "history_ttl": "120s", "force_recovery": True},
             {"name": "volatile", **OPEN, "history_size": 0},
+            {
+                "name": "inbox",
+                "history_size": 0,
+                "allow_publish_for_client": True,
+                "allow_publish_for_anonymous": True,
+            },
         ]
     },
 }
@@ -68,14 +80,15 @@ def idle_seconds(core: int) -> float:
 
 
 class Target(ABC):
-    """A process under measurement; ``pid`` is the one that does the work."""
+    """A process under measurement; ``pids`` are those that do the work."""
 
     name = ""
     key = ""
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.pid = 0
+        self.publish_port = self.port
+        self.pids: list[int] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.folder = tempfile.TemporaryDirectory(prefix="rt-bench-")
         self.log = Path(self.folder.name) / "log"
@@ -87,8 +100,8 @@ class Target(ABC):
     def settle(self) -> None:
         """Find the working process, once the port answers."""
         assert self.process is not None
-        self.pid = self.process.pid
-        pin(self.pid, SERVER_CORE)
+        self.pids = [self.process.pid]
+        pin(self.process.pid, SERVER_CORE)
 
     def __enter__(self) -> Self:
         with self.log.open("wb") as log:
@@ -136,30 +149,31 @@ class Target(ABC):
             time.sleep(0.05)
 
     def cpu(self) -> float:
-        """Seconds of CPU that the working process has used, user and system."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
+        """Seconds of CPU that the working processes have used, user and system."""
+        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids)
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / TICK
 
     def rss(self) -> int:
-        """Bytes of resident memory of the working process."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
+        """Bytes of resident memory of the working processes."""
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self.pids) * PAGE
 
 
 class Rt(Target):
-    """This server: one worker on the server's core, supervisor and store on the load's."""
+    """This server: its workers on the server's core, supervisor and store on the load's."""
 
     name = "rt"
     key = KEY
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 1) -> None:
         super().__init__()
         self.internal = free_port()
+        self.workers = workers
 
     def command(self) -> list[str]:
         folder = Path(self.folder.name)
         config = {**CONFIG, "redis": {"url": "embedded", "state_dir": str(folder / "var")}}
         internal = {"address": "127.0.0.1", "port": self.internal}
-        config["server"] = {**CONFIG["server"], "port": self.port, "internal": internal}
+        config["server"] = {**CONFIG["server"], "port": self.port, "workers": self.workers, "internal": internal}
         (folder / "rt.yaml").write_text(yaml.safe_dump(config))
         return [sys.executable, str(ROOT / "server.py"), "run", str(folder / "rt.yaml")]
 
@@ -170,6 +184,23 @@ class Rt(Target):
             return connection.getresponse().status == 200
         return False
 
+    def api(self, method: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The result of a call of the server API."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("POST", f"/api/{method}", json.dumps(body, separators=(",", ":")), {"X-API-Key": KEY})
+        answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        if "result" not in answer:
+            raise Unavailable(f"{method} was answered {answer}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels and all workers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.internal, timeout=10)
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
     def settle(self) -> None:
         assert self.process is not None
         pin(self.process.pid, LOAD_CORE)
@@ -179,9 +210,9 @@ class Rt(Target):
             pin(child, LOAD_CORE if store else SERVER_CORE)
             if not store:
                 workers.append(child)
-        if len(workers) != 1:
-            raise Unavailable(f"expected one worker, found the processes {workers}")
-        self.pid = workers[0]
+        if len(workers) != self.workers:
+            raise Unavailable(f"expected {self.workers} workers, found the processes {workers}")
+        self.pids = workers
 
 
 class Floor(Target):

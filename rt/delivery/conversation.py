@@ -8,7 +8,6 @@ commands that came together leave as one frame, before the next turn of any chan
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -51,7 +50,7 @@ class Conversation(Subscriber):
         self.waiting = False
         self.dialog = Dialog()
         self.replies: list[bytes] = []
-        self._inbox: deque[bytes] | None = None
+        self._inbox: list[bytes] | None = None  # the next one last
         self._taken: Taken | None = None  # by the present command, of what is everybody's
 
     @abstractmethod
@@ -76,10 +75,11 @@ class Conversation(Subscriber):
             self.close(closing.close)
             return
         self.hub.tally.received_messages += len(lines)
+        lines.reverse()
         if self._inbox is None:
-            self._inbox = deque(lines)
+            self._inbox = lines
         else:
-            self._inbox.extend(lines)
+            self._inbox[:0] = lines
         self._work()
 
     def push(self, body: bytes) -> None:
@@ -91,7 +91,7 @@ class Conversation(Subscriber):
         inbox = self._inbox
         while inbox and not self.waiting and not self.closed:
             try:
-                self._take(inbox.popleft())
+                self._take(inbox.pop())
             except Closing as closing:
                 self.flush()
                 self.close(closing.close)
@@ -117,15 +117,13 @@ class Conversation(Subscriber):
             return
         if self.dialog.accept(command.kind):
             scopes = self.hub.limits.commands.get(command.kind)
-            self._attempt(
-                command, partial(self.carry_out, command) if scopes is None else partial(self._within, command, scopes)
-            )
-
-    def _attempt(self, command: Command, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Refused as refused:
-            self.refuse(command.id, command.kind, refused)
+            try:
+                if scopes is None:
+                    self.carry_out(command)
+                else:
+                    self._within(command, scopes)
+            except Refused as refused:
+                self.refuse(command.id, command.kind, refused)
 
     def refuse(self, id: int, kind: str, refused: Refused) -> None:
         """Answer with an error. What the command took of what is everybody's is given back."""
@@ -157,13 +155,11 @@ class Conversation(Subscriber):
             asked.exception()
             return
         self._rouse()
-
-        def work() -> None:
+        try:
             asked.result()
             self.carry_out(command)
-
-        try:
-            self._attempt(command, work)
+        except Refused as refused:
+            self.refuse(command.id, command.kind, refused)
         except Closing as closing:
             self.flush()
             self.close(closing.close)

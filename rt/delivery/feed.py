@@ -364,12 +364,14 @@ class Feed:
         self._start = None
         if self.dirty:
             self.hub.mark(self)
-        unsettled, self._unsettled = self._unsettled, {}
-        for subscription in unsettled:
-            catch_up(subscription)
-        after, self._after = self._after, []
-        for do in after:
-            do()
+        if self._unsettled:
+            unsettled, self._unsettled = self._unsettled, {}
+            for subscription in unsettled:
+                catch_up(subscription)
+        if self._after:
+            after, self._after = self._after, []
+            for do in after:
+                do()
 
     def _all_behind(self, start: list[Position], entering: dict[Subscription, int]) -> None:
         """A turn was too large. Where a channel beside one with history keeps nothing, they come back from outside."""

@@ -19,15 +19,10 @@ def options(namespace: Namespace, key: str = "", *, skip_history: bool = False) 
     With ``skip_history`` it is delivered to who is there and not kept. Raises :class:`errors.Refused` (107) for a key
     that is too long.
     """
-    if len(key) > KEY_LENGTH or len(key.encode()) > KEY_LENGTH:
+    if key and (len(key) > KEY_LENGTH or len(key.encode()) > KEY_LENGTH):
         raise errors.Refused(errors.BAD_REQUEST, "the idempotency key is too long")
     size = namespace.history_size if namespace.history and not skip_history else 0
-    return PublishOptions(
-        history_size=size,
-        history_ttl=namespace.history_ttl,
-        meta_ttl=namespace.history_meta_ttl,
-        idempotency_key=key,
-    )
+    return PublishOptions(size, namespace.history_ttl, namespace.history_meta_ttl, key)
 
 
 def checked(data: bytes | msgspec.Raw, namespace: Namespace) -> bytes:

@@ -44,10 +44,12 @@ class Proxies:
     def client(self, peer: str, header: str | None) -> str:
         """The address that a request comes from, in its usual form. ``peer`` is the other end of its connection,
         ``header`` what stands in the header, several fields joined by commas."""
+        if not self._networks:
+            return _usual(peer)
         here = _parsed(peer)
         if here is None:
             return peer
-        if self._networks and header and self._trusted(here):
+        if header and self._trusted(here):
             for entry in reversed(header.split(",")[-HOPS:]):
                 found = self._entries(entry)
                 if found is None:
@@ -84,6 +86,13 @@ def _parsed(text: str) -> _Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+@lru_cache(maxsize=4096)
+def _usual(peer: str) -> str:
+    """The usual form of an address; what is none stays as it is."""
+    here = _parsed(peer)
+    return peer if here is None else _text(here)
 
 
 @lru_cache(maxsize=4096)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
 MAX_HEAD = 16 << 10  # bytes of a request's line and headers; more is answered 431
+KNOWN = 256  # heads that are remembered by one listener
+KNOWN_SIZE = 1024  # bytes of a head that is
 CHUNKED = -1
 """The length of a body that comes in chunks."""
 
@@ -80,6 +83,27 @@ def _title(name: str) -> str:
     return "-".join(word.capitalize() for word in name.split("-"))
 
 
+class Heads:
+    """Reads heads, and remembers what it has read: who keeps a connection says nearly the same with each request, and
+    the same bytes are the same head. What it gives is shared, and not to be changed."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, data: bytes) -> Head:
+        """The head ``data``, which may come again. Raises Malformed."""
+        head = self._known.get(data)
+        if head is None:
+            head = Head(data)
+            if len(data) <= KNOWN_SIZE:
+                if len(self._known) >= KNOWN:
+                    self._known.clear()
+                self._known[data] = head
+        return head
+
+
 class Head:
     """``start``, ``headers``; ``length`` of the body in bytes or CHUNKED; ``keeps``: the peer wants to send another
     request after this one; ``asks``: it sends the body when it is told to."""
@@ -119,7 +143,7 @@ class Head:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One line."""
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        key, text = _key(name), value.decode("latin-1").strip(" \t")
         if key in self._fields:
             self._fields[key].append(text)
         else:
@@ -128,6 +152,12 @@ class Head:
     def on_headers_complete(self) -> None:
         """The empty line."""
         self._complete = True
+
+
+@lru_cache(maxsize=128)
+def _key(name: bytes) -> str:
+    """The name of a header in lower case; most send the same few."""
+    return name.decode("latin-1").lower()
 
 
 def end_of(data: bytes) -> int:

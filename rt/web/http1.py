@@ -21,7 +21,7 @@ from tornado.iostream import StreamClosedError
 from rt.delivery.wheel import Wheel
 from rt.logs import Limited
 from rt.web.chunks import Chunks
-from rt.web.heads import CHUNKED, MAX_HEAD, Head, Malformed, end_of
+from rt.web.heads import CHUNKED, MAX_HEAD, Head, Heads, Malformed, end_of
 from rt.web.line import BODY, ENDING, GONE, HEAD, HOLD, NEVER, WORK, Line, Lines
 from rt.web.response import Response
 from rt.web.sink import Socket
@@ -49,6 +49,7 @@ class Http1(Lines):
         super().__init__(wheel, timeout)
         self.delegate = delegate
         self.max_body = max_body
+        self.heads = Heads()
 
     def accept(self, sock: socket.socket, address: Any) -> None:
         """Serve a connection; the socket does not block."""
@@ -58,12 +59,13 @@ class Http1(Lines):
 class Connection(Line):
     """One connection."""
 
-    __slots__ = ("_begun", "_chunks", "_delegate", "_http", "_left", "_response", "_running", "max_body")
+    __slots__ = ("_begun", "_chunks", "_delegate", "_http", "_kept", "_left", "_response", "_running", "max_body")
 
     def __init__(self, http: Http1, sock: socket.socket, address: Any) -> None:
         super().__init__(http, sock, address)
         self._http = http
         self._begun = True  # there is a deadline for the head that is waited for
+        self._kept = False  # this is not its first request
         self._left = 0  # bytes of the body that are still to come; in chunks: that may come
         self._chunks: Chunks | None = None
         self._delegate: HTTPMessageDelegate | None = None
@@ -117,7 +119,8 @@ class Connection(Line):
             if not end:
                 self._await_head()
                 return False
-            head = Head(data[:end])
+            # A first one may be the only one, and is mostly like no other: it has a nonce in it, or a cursor.
+            head = self._http.heads.read(data[:end]) if self._kept else Head(data[:end])
         except Malformed:
             self._refuse(400)
             return False
@@ -271,6 +274,7 @@ class Connection(Line):
         self._response = None
         self._state = HEAD
         self._begun = False
+        self._kept = True
         self._deadline = self._loop.time() + IDLE
         if self._ended or self._buffer:
             self._advance()
@@ -289,7 +293,7 @@ class Connection(Line):
             self._response.let_go()
         self._response = self._delegate = None
         self._reading = False
-        return Socket(self._socket, watched=reading), behind
+        return Socket(self._socket, self._watcher, watched=reading), behind
 
     # The end
 

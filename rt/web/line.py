@@ -7,7 +7,8 @@ import socket
 from abc import ABC, abstractmethod
 from typing import Any
 
-from rt.delivery.wheel import Wheel
+from rt.delivery.wheel import Alarm, Wheel
+from rt.web.poll import Poll, watcher
 
 READ_SIZE = 65536  # bytes taken from a socket at once
 STALLED = 30.0  # seconds in which a peer must take something of what it is sent
@@ -18,6 +19,8 @@ NEVER = float("inf")
 # here; the peer to leave. Nothing any more, as the socket is closed or somebody else's.
 HEAD, BODY, HOLD, WORK, ENDING, GONE = range(6)
 
+_NONE = Alarm(lambda now: None)
+
 
 class Lines:
     """The lines of one listener. ``timeout``: seconds after which a line that says nothing is cut."""
@@ -26,6 +29,7 @@ class Lines:
         self.wheel = wheel
         self.timeout = timeout
         self.loop = asyncio.get_running_loop()
+        self.watcher = watcher(self.loop)
         self.open: set[Line] = set()
         self.leaving = False
 
@@ -36,9 +40,11 @@ class Lines:
             line.leave()
 
     def close(self) -> None:
-        """Close all of them, whatever they do."""
+        """Close all of them, whatever they do; sockets that were taken over are not heard any more."""
         for line in list(self.open):
             line.abort()
+        if isinstance(self.watcher, Poll):
+            self.watcher.close()
 
 
 class Line(ABC):
@@ -57,6 +63,7 @@ class Line(ABC):
         "_reading",
         "_socket",
         "_state",
+        "_watcher",
     )
 
     protocol = "http"
@@ -64,6 +71,7 @@ class Line(ABC):
     def __init__(self, lines: Lines, sock: socket.socket, address: Any) -> None:
         self._lines = lines
         self._loop = lines.loop
+        self._watcher = lines.watcher
         self._socket = sock
         self._fd = sock.fileno()
         self._address = address
@@ -73,7 +81,7 @@ class Line(ABC):
         self._ended = False  # the peer has closed its side
         self._reading = False
         self._deadline = lines.loop.time() + lines.timeout
-        self._alarm = lines.wheel.at(self._deadline, self._due)
+        self._alarm = _NONE
 
     @property
     def remote_ip(self) -> str:
@@ -87,10 +95,14 @@ class Line(ABC):
 
     def start(self) -> None:
         """Serve. What was sent right behind the handshake of TCP is often here already."""
-        self._lines.open.add(self)
+        first = self._deadline
         self._readable()
-        if self._state != GONE:
-            self._resume()
+        if self._state == GONE:
+            return  # a stream, most likely
+        self._lines.open.add(self)
+        if self._alarm is _NONE:
+            self._alarm = self._lines.wheel.at(first, self._due)
+        self._resume()
 
     @abstractmethod
     def leave(self) -> None:
@@ -117,12 +129,12 @@ class Line(ABC):
     def _resume(self) -> None:
         if not self._reading and not self._ended:
             self._reading = True
-            self._loop.add_reader(self._fd, self._readable)
+            self._watcher.add_reader(self._fd, self._readable)
 
     def _pause(self) -> None:
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._fd)
+            self._watcher.remove_reader(self._fd)
 
     def _readable(self) -> None:
         if self._state == GONE:
@@ -160,7 +172,7 @@ class Line(ABC):
             return True
         self._out = bytearray(memoryview(data)[sent:])
         self._deadline = self._loop.time() + STALLED
-        self._loop.add_writer(self._fd, self._writable)
+        self._watcher.add_writer(self._fd, self._writable)
         return False
 
     def _writable(self) -> None:
@@ -178,7 +190,7 @@ class Line(ABC):
         self._deadline = self._loop.time() + STALLED
         if not out:
             self._out = None
-            self._loop.remove_writer(self._fd)
+            self._watcher.remove_writer(self._fd)
             if self._state == ENDING:
                 self._linger()
             else:
@@ -224,7 +236,7 @@ class Line(ABC):
         self._forget()
         if self._out is not None:
             self._out = None
-            self._loop.remove_writer(self._fd)
+            self._watcher.remove_writer(self._fd)
         self._pause()
         self._socket.close()
 

@@ -11,6 +11,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, RequestStartLine, ResponseStartLine
 from tornado.iostream import IOStream, StreamClosedError
 
+from rt.web.response import JSON
 from rt.web.sink import take_over
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Request:
         self.body = b""
         self.fields: Sequence[tuple[str, str]] = ()
         self.complete = False
-        self._query: dict[str, list[str]] | None = None
+        self._query: dict[str, list[str]] | None = None if self.raw_query else {}
         self._address: str | None = None
 
     @property
@@ -118,8 +119,11 @@ class Request:
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Answer, now or later. Harmless when the peer has left meanwhile."""
-        if body and content_type and not (headers and any(name == "Content-Type" for name, _ in headers)):
-            headers = (*headers, ("Content-Type", content_type))
+        if body and content_type:
+            if not headers and content_type == "application/json":
+                headers = JSON
+            elif not any(name == "Content-Type" for name, _ in headers):
+                headers = (*headers, ("Content-Type", content_type))
         # What is answered before it was read ends the connection.
         self._connection.reply(status, body, headers, last=not self.complete)
 

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 Callback = Callable[[], None]
 
+JSON = (("Content-Type", "application/json"),)
+"""The headers of most answers."""
+
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nContent-Type: application/json\r\n\r\n%b"  # with them alone
+
 
 class Response(HTTPConnection):
     """The answer to one request. Once it is finished, its socket taken over or its peer gone, nothing that is done to
@@ -69,6 +74,15 @@ class Response(HTTPConnection):
         line = self._line
         if line is None:
             return
+        if headers is JSON and status == 200 and not (last or self.last or self.old or self.method == "HEAD"):
+            data = _ANSWER % (len(body), body)
+        else:
+            data = self._answer(status, body, headers, last=last)
+        self.begun = self.finished = True
+        line.write(data)
+        line.answered(self)
+
+    def _answer(self, status: int, body: bytes, headers: Sequence[tuple[str, str]], *, last: bool) -> bytes:
         text = f"HTTP/1.1 {status} {http.client.responses.get(status, 'Unknown')}\r\n"
         if status != 204:
             text += f"Content-Length: {len(body)}\r\n"
@@ -78,10 +92,8 @@ class Response(HTTPConnection):
             else:
                 text += _field(name, value)
         self.last = self.last or last
-        data = _head(text + self._connection())
-        self.begun = self.finished = True
-        line.write(data if self.method == "HEAD" else data + body)
-        line.answered(self)
+        head = _head(text + self._connection())
+        return head if self.method == "HEAD" else head + body
 
     def take_over(self) -> tuple[Socket, bytes]:
         """The socket, for good, and what the peer has sent behind the request. StreamClosedError when it has left."""

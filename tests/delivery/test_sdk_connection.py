@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from rt import errors
+from rt.delivery.connection import unguessable
 from rt.delivery.hub import Hub
 from rt.errors import SERVER_UNSUBSCRIBE, Closing, StoreError
 from rt.protocol.control import UnsubscribeUser, encode
@@ -549,3 +551,10 @@ def test_who_is_told_that_it_is_subscribed_is_seen_by_others() -> None:
         await finish(hub)
 
     run(test)
+
+
+def test_ids_of_connections_are_random_uuids() -> None:
+    """What the SDKs and the API take for a UUID of version 4 is one, and no two are the same."""
+    ids = [uuid.UUID(unguessable()) for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    assert {(one.version, one.variant) for one in ids} == {(4, uuid.RFC_4122)}

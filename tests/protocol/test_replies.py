@@ -208,3 +208,10 @@ def test_publication_body() -> None:
     assert replies.publication_body(b"1", tags={"k": "v"}) == b'{"data":1,"tags":{"k":"v"}}'
     body = replies.publication_body(b"1", b'{"user":"","client":""}', {})
     assert Publication(body, "x", 5).encoded() == b'{"data":1,"info":{"user":"","client":""},"offset":5}'
+
+
+def test_the_same_publications_are_encoded_once() -> None:
+    """Thousands come back from one position: for all of them it is one list, and for others another."""
+    same = replies.publications([FIRST, SECOND])
+    assert replies.publications([FIRST, SECOND]) is same
+    assert [bytes(one) for one in replies.publications([SECOND])] == [bytes(same[1])]

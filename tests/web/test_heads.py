@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders
 
-from rt.web.heads import CHUNKED, Head, Headers, Malformed, end_of
+from rt.web.heads import CHUNKED, KNOWN, KNOWN_SIZE, Head, Headers, Heads, Malformed, end_of
 
 HOST = b"Host: a\r\n"
 
@@ -113,3 +113,25 @@ def test_a_part_of_a_good_head_is_waited_for(cut: int) -> None:
     """Wherever it was cut."""
     data = b"\r\nPOST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
     assert end_of(data[:cut]) == (len(data) if cut >= len(data) else 0)
+
+
+def test_a_head_that_comes_again_is_known() -> None:
+    """The same bytes are the same head, any other are not."""
+    heads = Heads()
+    first = heads.read(b"POST /api/publish HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n")
+    assert heads.read(b"POST /api/publish HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n") is first
+    other = heads.read(b"POST /api/publish HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n")
+    assert (first.length, other.length) == (3, 4)
+    for _ in range(2):
+        with pytest.raises(Malformed):
+            heads.read(b"POST /api/publish HTTP/1.1\r\nContent-Length: 3\r\n\r\n")
+
+
+def test_few_heads_are_known_and_small_ones() -> None:
+    """Whoever sends many different ones, or large ones, takes no memory by it."""
+    heads = Heads()
+    large = b"GET / HTTP/1.1\r\nHost: a\r\nA: %b\r\n\r\n" % (b"x" * KNOWN_SIZE)
+    assert heads.read(large) is not heads.read(large)
+    for number in range(3 * KNOWN):
+        heads.read(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % number)
+    assert len(heads._known) <= KNOWN
