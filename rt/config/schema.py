@@ -41,11 +41,25 @@ class Tls(Section, frozen=True, kw_only=True):
     key_file: Annotated[str, Key("Private key in PEM, without a passphrase.", File(), required=True)] = ""
 
 
+class Admin(Section, frozen=True, kw_only=True):
+    """The console for operators."""
+
+    password: Annotated[
+        str,
+        Key(
+            "Who knows it may use the console at `/admin`: typed there, or sent as a bearer token; without one there is "
+            "no console.",
+            Secret(),
+        ),
+    ] = ""
+
+
 class Internal(Section, frozen=True, kw_only=True):
     """The doors for operators."""
 
     address: Annotated[str, Key("Address of `/health`, `/ready` and `/metrics`.", Address())] = "127.0.0.1"
     port: Annotated[int, Key("TCP port of the same.", Whole(1, 65535))] = 9000
+    admin: Annotated[Admin, Key("The console for operators.", Group(Admin))] = Admin()
 
 
 class Server(Section, frozen=True, kw_only=True):
