@@ -12,7 +12,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,9 +27,13 @@ from rt.delivery import publishing
 from rt.delivery.wheel import Wheel
 from rt.errors import SHUTDOWN, UNAVAILABLE, Close
 from rt.metrics import Metrics
+from rt.protocol.address import Proxies
 from rt.protocol.replies import publication_body
 from rt.tenant import NOBODY, Embedded, Lobby, Seat, Tenant
-from rt.web import demo, internal, sse, websocket
+from rt.web import admin, demo, internal, sse, websocket
+from rt.web.admin_live import Live
+from rt.web.admin_login import Login
+from rt.web.answers import Method
 from rt.web.entrance import StreamDoor
 from rt.web.heads import MAX_HEAD
 from rt.web.http1 import Http1
@@ -72,6 +76,7 @@ class App:
         self._served: dict[str, Tenant] = {}
         self._lobby: Lobby | None = None
         self._ticker: demo.Ticker | None = None
+        self._console: admin.Console | None = None
         self._leaving = False
 
     async def start(self, public: list[socket.socket], internal_sockets: list[socket.socket]) -> None:
@@ -118,7 +123,9 @@ class App:
             listener = Listener(sock, accept)
             listener.prepare(self._config.delivery.send_buffer, USER_TIMEOUT)
             self._listeners.append(listener)
-        accept = self._acceptor(internal.application(self._metrics, self._readiness, server.workers), None)
+        console = self._console = self._made_console()
+        more = [] if console is None else console.handlers()
+        accept = self._acceptor(internal.application(self._metrics, self._readiness, server.workers, more), None)
         self._internal = [Listener(sock, accept) for sock in internal_sockets]
         for listener in [*self._listeners, *self._internal]:
             listener.start()
@@ -147,6 +154,20 @@ class App:
     def _readiness(self) -> internal.Readiness:
         reasons = {name: tenant.reasons() for name, tenant in self._served.items()}
         return internal.Readiness(reasons, apart=bool(self._config.tenants))
+
+    def _made_console(self) -> admin.Console | None:
+        """The console for operators; None where it has no password."""
+        server = self._config.server
+        password = server.internal.admin.password
+        if not password:
+            return None
+        live = Live(self._metrics, self._readiness, server.workers)
+        proxies = Proxies(server.trusted_proxies, server.proxy_header)
+        return admin.Console(Login(password, server.internal.port), live, self._methods, proxies)
+
+    def _methods(self) -> dict[str, Mapping[str, Method]]:
+        """The methods of the server API of each tenant that is served now."""
+        return {name: tenant.api.methods for name, tenant in self._served.items() if tenant.started.is_set()}
 
     def _crowd(self) -> int:
         """How many connections there are here, over all tenants."""
@@ -243,6 +264,8 @@ class App:
         lobby = [] if self._lobby is None else [self._lobby.leave()]
         await asyncio.gather(*(tenant.leave() for tenant in served), *lobby)
         await self._router.stop()
+        if self._console is not None:
+            self._console.stop()
         for http in self._own_http:
             http.leave()
         await asyncio.sleep(GRACE)

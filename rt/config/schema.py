@@ -47,7 +47,7 @@ class Admin(Section, frozen=True, kw_only=True):
     password: Annotated[
         str,
         Key(
-            "Who knows it may use the console at `/admin`: typed there, or sent as a bearer token; without one there is "
+            "Who knows it may use the console at `/admin`, typed there or sent as a bearer token; without one there is "
             "no console.",
             Secret(),
         ),

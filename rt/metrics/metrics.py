@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterable
 
 import prometheus_client as prometheus
 
@@ -53,6 +54,11 @@ class Metrics(Series):
         """The text that Prometheus scrapes, over all workers that share the directory of :data:`workers.DIRECTORY`."""
         self.collect()
         return prometheus.generate_latest(workers.together() or self._registry)
+
+    def gathered(self) -> Iterable[prometheus.Metric]:
+        """The same as values, for who makes something else of them."""
+        self.collect()
+        return (workers.together() or self._registry).collect()
 
     def workers(self) -> list[WorkerState]:
         """The state of every live worker that shares the directory; of this one alone when there is none."""

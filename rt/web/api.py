@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from rt.metrics import TenantMetrics
 from rt.protocol import replies
 from rt.protocol.address import Proxies
 from rt.web import allowance
-from rt.web.answers import WRONG_SHAPE, Outcome, error_object
+from rt.web.answers import WRONG_SHAPE, Method, Outcome, error_object
 from rt.web.methods import Methods
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ class Api:
         self._open = config.http_api.insecure
         self._transport = config.http_api.error_mode == "transport"
         self._proxies = Proxies(config.server.trusted_proxies, config.server.proxy_header)
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The methods by name, for another door that has a key of its own."""
+        return self._methods.by_name
 
     async def stop(self) -> None:
         """End what is under way; to be called when no more requests come and before the broker stops."""
