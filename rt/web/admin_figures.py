@@ -21,7 +21,7 @@ GAUGES = {
 """Sums over the workers, by their name in an answer."""
 
 RATES = {
-    "publications": "rt_publications_total",
+    "published": "rt_store_published_total",
     "deliveries": "rt_deliveries_total",
     "sent_bytes": "rt_sent_bytes_total",
     "received_messages": "rt_received_messages_total",

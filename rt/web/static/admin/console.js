@@ -22,7 +22,7 @@ const panels = {
 const rate = (value) => `${count(value)}`;
 const charts = {
   connections: new Chart(byId('chart-connections'), { title: 'Connections', series: ['all', 'websocket', 'sse', 'ws', 'one-way'], format: count, floor: 5 }),
-  deliveries: new Chart(byId('chart-deliveries'), { title: 'Deliveries', series: ['deliveries', 'publications'], format: rate, floor: 5 }),
+  deliveries: new Chart(byId('chart-deliveries'), { title: 'Deliveries', series: ['deliveries', 'published'], format: rate, floor: 5 }),
   latency: new Chart(byId('chart-latency'), { title: 'Delivery latency', series: ['p50', 'p99'], format: duration, floor: 0.002 }),
   drops: new Chart(byId('chart-drops'), { title: 'Dropped, left out and slow', series: ['dropped', 'left out', 'slow'], format: rate, floor: 1 }),
   recoveries: new Chart(byId('chart-recoveries'), { title: 'Subscriptions begun', series: ['resumed', 'fresh', 'gap'], format: rate, floor: 1 }),
@@ -38,7 +38,7 @@ function draw({ at, figures: { gauges, rates, parts, latency, lag } }) {
   const { transports, drops, left_out: left, slow, recoveries } = parts;
   const of = (name) => transports[name] ?? 0;
   charts.connections.add(at, [gauges.connections, of('websocket'), of('sse'), of('ws'), of('uni_websocket') + of('uni_sse')], count(gauges.connections));
-  charts.deliveries.add(at, [rates.deliveries, rates.publications], count(rates.deliveries), '/s');
+  charts.deliveries.add(at, [rates.deliveries, rates.published], count(rates.deliveries), '/s');
   charts.latency.add(at, [latency.p50, latency.p99], ...large(latency.p99));
   charts.drops.add(at, [sum(drops), sum(left), sum(slow)], count(sum(drops) + sum(left)), '/s');
   charts.recoveries.add(at, [recoveries.resumed ?? 0, recoveries.fresh ?? 0, recoveries.gap ?? 0], count(sum(recoveries)), '/s');
@@ -57,7 +57,7 @@ function tell({ gauges, rates, parts, store_connected: connected, probe_age: age
     ['Sent', `${bytes(rates.sent_bytes)}/s`],
     ['Messages received', `${count(rates.received_messages)}/s`],
     ['Calls of the API', `${count(rates.api)}/s`],
-    ['Store', connected ? `connected, heard ${duration(age)} ago` : 'not connected', connected ? '' : 'down'],
+    ['Store, last probe', connected ? `up, ${duration(age)} ago` : 'not connected', connected ? '' : 'down'],
     ['Dropped /s, by reason', why(parts.drops)],
     ['Left out /s, by reason', why(parts.left_out)],
     ['Slow /s, by reason', why(parts.slow)],
@@ -96,7 +96,7 @@ function showWorkers(workers) {
     { title: 'Connections', number: true, cell: ({ pid }) => of(pid, 'num_clients') },
     { title: 'Channels', number: true, cell: ({ pid }) => of(pid, 'num_channels') },
     { title: 'Up for', number: true, cell: ({ pid }) => duration(names.nodes.get(pid)?.uptime) },
-    { title: 'Heard of', number: true, cell: ({ silent }) => `${duration(silent)} ago` },
+    { title: 'Heard of', number: true, cell: ({ silent }) => (silent < 2 ? 'just now' : `${duration(silent)} ago`) },
   ], workers, 'No worker is known.'));
 }
 
