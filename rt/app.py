@@ -23,7 +23,7 @@ from tornado.web import Application, RequestHandler
 
 from rt.broker import PublishOptions
 from rt.config import Config
-from rt.delivery import publishing
+from rt.delivery import drain, publishing
 from rt.delivery.wheel import Wheel
 from rt.errors import SHUTDOWN, UNAVAILABLE, Close
 from rt.metrics import Metrics
@@ -45,6 +45,7 @@ from rt.web.tenants import Tenants
 log = logging.getLogger("rt.app")
 
 USER_TIMEOUT = 30.0  # seconds a peer may acknowledge nothing
+DRAIN = 0.6  # the part of the time for the stop in which clients are told to leave
 GRACE = 0.5  # seconds left at the stop for calls of the API that are being answered
 OTHERS = 0.25  # seconds left at the start for the stores of other tenants when the first is there
 
@@ -254,12 +255,25 @@ class App:
         """Accept no more, tell every client to come back elsewhere, and end; within ``deadline`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
+                await self._drain(deadline * DRAIN)
                 await self._stop()
 
-    async def _stop(self) -> None:
+    async def _drain(self, longest: float) -> None:
+        """Take nobody in any more, and tell who is here to go, at the pace of ``server.drain``. Calls of the API are
+        served all the while, each as the last of its connection."""
         self._leaving = True
         for listener in self._listeners:
             listener.stop()
+        for http in self._own_http:
+            http.part()
+        leaving: list[Tenant | Lobby] = [*self._served.values(), *([] if self._lobby is None else [self._lobby])]
+        for one in leaving:
+            one.shut()
+        wanted = self._config.server.drain
+        pace = drain.Pace(min(wanted.duration, longest), wanted.batch)
+        await drain.drain([one.hub for one in leaving], pace)
+
+    async def _stop(self) -> None:
         served = list(self._served.values())
         lobby = [] if self._lobby is None else [self._lobby.leave()]
         await asyncio.gather(*(tenant.leave() for tenant in served), *lobby)

@@ -209,6 +209,13 @@ class Feed:
         """Where the channels are now."""
         return [channel.position for channel in self.channels]
 
+    def place(self, subscription: Subscription) -> list[Position] | None:
+        """Where it stands for certain: everything up to there was given to its outbox, and nothing beyond. None while
+        it is on its way, or a flush is."""
+        if subscription.state is State.BEHIND:
+            return subscription.positions
+        return self.base if subscription.state is State.LIVE and self._unfinished is None else None
+
     @property
     def is_whole(self) -> bool:
         """Whether all are live: nobody is behind, or on the way."""

@@ -23,7 +23,7 @@ from rt.delivery.crowd import Crowd
 from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
 from rt.delivery.limits import SWEEP, Limits
-from rt.delivery.outbox import Nobody
+from rt.delivery.outbox import Nobody, Outbox
 from rt.delivery.policy import Manner, manner
 from rt.delivery.presence import Presence
 from rt.delivery.sessions import Sessions
@@ -99,6 +99,7 @@ class Hub:
         self.channels: dict[str, Channel] = {}
         self.feeds: dict[tuple[bool, tuple[str, ...]], Feed] = {}
         self.connections: set[Connection] = set()
+        self.queues: set[Outbox] = set()  # in which something waits, of connections that have not ended
         self.users: dict[str, set[Connection]] = {}
         # Connections (ids) that are to be their user's only one and have not heard their own claim yet; and whether
         # they have heard that of another one.
@@ -108,7 +109,8 @@ class Hub:
         self.sessions = Sessions(self)
         self.expiry = Expiry(wheel)
         self.nobody = Nobody(self)
-        self.leaving = False
+        self.leaving = False  # nobody is taken in any more; who is here is served until told to go
+        self.stopped = False
         self.paces: dict[Subscription, Pace] = {}  # of those who are behind and have one
         self.turnstile = Turnstile(self.loop, catch_up)
         self.batches = Batches(self.loop, self._batched)
@@ -129,7 +131,9 @@ class Hub:
         self.ranked = len({namespace.priority for namespace in named}) > 1
         self.page = max(config.client.recovery_max_publication_limit, 1)
         self.namespaces = Namespaces(config.channel)
-        self.verifier = Verifier(config.client.token, None if self.keys is None else self.keys.key_set)
+        self.verifier = Verifier(
+            config.client.token, None if self.keys is None else self.keys.key_set, self.tally.token_failures
+        )
         self.keeps_sessions = config.client.session_ttl > 0
         self.limit = Limit(config.client.recovery_max_publication_limit, config.client.recovery_max_size)
 
@@ -142,7 +146,7 @@ class Hub:
 
     async def stop(self, close: Close = SHUTDOWN) -> None:
         """Close every connection for this reason, a batch per turn of the loop, and end all that is under way."""
-        self.leaving = True
+        self.leaving = self.stopped = True
         self.batches.flush()
         await asyncio.sleep(0)  # in which they go out
         while self.connections:
@@ -253,7 +257,7 @@ class Hub:
 
     def _touch_sessions(self, now: float) -> None:
         """While somebody is connected, what the backend said to them is not forgotten."""
-        if self.leaving:
+        if self.stopped:
             return
         self.sessions.sweep()
         ttl = self.config.client.session_ttl
@@ -266,7 +270,7 @@ class Hub:
             await self.broker.touch_sessions(users[first : first + TOUCHES_AT_ONCE], ttl)
 
     def _sweep(self, now: float) -> None:
-        if not self.leaving:
+        if not self.stopped:
             self.limits.sweep(now)
             self.wheel.at(now + SWEEP, self._sweep)
 
@@ -348,7 +352,7 @@ class Hub:
 
     def _check_silent(self, now: float) -> None:
         """Now and then: a lost message of a silent channel shows in nothing else."""
-        if self.leaving:
+        if self.stopped:
             return
         interval = self.delivery.position_check_interval
         silent = [c for c in self.channels.values() if c.opened and c.stored and now - c.checked_at > interval]
