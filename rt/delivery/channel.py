@@ -277,6 +277,7 @@ class Channel:
 
     def _break(self, top: Position) -> None:
         """The stream we followed is no more: go on from ``top``, and tell all who have a position."""
+        self.hub.tally.epoch_changes += top.epoch != self.position.epoch
         self.position = top
         self.seen_at = self.checked_at = self.hub.now()
         self.recent.clear()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import prometheus_client as prometheus
 
-from rt import __version__
+from rt import __version__, logs
 from rt.metrics import workers
 from rt.metrics.counts import Latency
 from rt.metrics.series import Series, families
@@ -33,6 +33,7 @@ class Metrics(Series):
         self._sources["rt_cpu_seconds_total"] = [lambda: {(): time.process_time()}]
         self.gauge("rt_resident_memory_bytes", _resident_memory)
         self.gauge("rt_tasks", _tasks)
+        self._sources["rt_log_lines_dropped_total"] = [lambda: {(): logs.dropped()}]
         self._sources["rt_build_info"] = [lambda: {(__version__,): 1}]
         self._add_histogram("rt_loop_lag_seconds", (), self.loop_lag)
 
