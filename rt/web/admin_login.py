@@ -76,7 +76,7 @@ class Login:
     def ends(self, cookie: str) -> float:
         """The moment (of the wall clock) until which a cookie is good; 0 when it is not."""
         text, _, signature = cookie.rpartition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign("cookie", text).encode()):
+        if not _same(signature, self._sign("cookie", text)):
             return 0.0
         end = float(text.partition(".")[0])  # we have written it
         return end if end > time.time() else 0.0
@@ -88,13 +88,23 @@ class Login:
 
     def proves(self, proof: str, cookie: str) -> bool:
         """Whether ``proof`` is that of the cookie."""
-        return hmac.compare_digest(proof.encode(), self.proof(cookie).encode())
+        return _same(proof, self.proof(cookie))
 
     def _sign(self, what: str, text: str) -> str:
-        signature = hmac.digest(self._key, f"{what}:{text}".encode("utf-8", "surrogatepass"), "sha256")
+        signature = hmac.digest(self._key, _bytes(f"{what}:{text}"), "sha256")
         return base64.urlsafe_b64encode(signature).decode().rstrip("=")
 
 
 def _digest(password: str) -> bytes:
     """All of one length, so that the time of a comparison says nothing about the password's."""
-    return hashlib.sha256(password.encode("utf-8", "surrogatepass")).digest()
+    return hashlib.sha256(_bytes(password)).digest()
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether they are equal, in a time that does not say where they differ."""
+    return hmac.compare_digest(_bytes(one), _bytes(other))
+
+
+def _bytes(text: str) -> bytes:
+    """Of any text, also of what is none."""
+    return text.encode("utf-8", "surrogatepass")
