@@ -90,6 +90,11 @@ class Channel:
             self._marked = Name(self.name.text, named=True)
         return self._marked
 
+    @property
+    def repairing(self) -> bool:
+        """Whether what was missed is being read."""
+        return self._repairing
+
     # Opening
 
     async def open(self) -> None:

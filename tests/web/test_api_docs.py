@@ -12,7 +12,7 @@ from rt.broker.sessions import MAX_FIELDS
 from rt.config import Config
 from rt.delivery import publishing
 from rt.protocol import pattern, payload
-from rt.web import api, audiences, batch, envelope, methods, publications, users
+from rt.web import api, audiences, batch, envelope, inspection, methods, publications, users
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
@@ -52,6 +52,7 @@ def test_bounds_and_statuses_are_those_of_the_code() -> None:
         f"at most {pattern.LENGTH_MAX} characters",
         f"may have {users.COMMAND_BYTES >> 10} KiB",
         f"at most {errors.REASON_MAX} bytes",
+        f"1 to {inspection.LISTED_MAX} connections ({inspection.LISTED} without it)",
         f"about {MAX_FIELDS // 100 * 100} channels",
     ):
         assert words in " ".join(PAGE.split()), words
