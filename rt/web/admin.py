@@ -33,19 +33,7 @@ log = Limited(logging.getLogger("rt.web.console"))
 
 STATIC = Path(__file__).parent / "static" / "admin"
 
-READS = frozenset(
-    {
-        "info",
-        "channels",
-        "channel",
-        "connections",
-        "connection",
-        "limits",
-        "history",
-        "presence",
-        "presence_stats",
-    }
-)
+READS = frozenset({"info", "channels", "channel", "connections", "connection", "limits", "history"})
 """Methods that look."""
 
 WRITES = frozenset({"publish", "disconnect"})
@@ -309,13 +297,7 @@ class _Password(msgspec.Struct, frozen=True, gc=False):
 
 
 def _session(console: Console, cookie: str) -> dict[str, object]:
-    served = console.methods()
-    every = {name for methods in served.values() for name in methods}
-    return {
-        "proof": console.login.proof(cookie),
-        "tenants": list(served),
-        "methods": sorted(every & (READS | WRITES)),
-    }
+    return {"proof": console.login.proof(cookie), "tenants": list(console.methods())}
 
 
 def _cookie(header: str, name: str) -> str:

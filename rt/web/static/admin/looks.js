@@ -3,6 +3,7 @@
 import { bytes, count, duration, element, facts, foreign, say, table, visible } from './dom.js';
 
 const ROWS = 500;
+const NEWEST = 10;
 
 /** One of the panels below the tabs: where it says something, its list, and what is known of one line of it. */
 class Panel {
@@ -55,8 +56,8 @@ function opener(text, open) {
   return element('button', { type: 'button', className: 'open foreign', onclick: open }, visible(text));
 }
 
-function shownOf(shown, all, noun, more = false) {
-  return all > shown || more ? `${count(shown)} of ${more ? 'more than ' : ''}${count(all)} ${noun}` : `${count(all)} ${noun}`;
+function shownOf(shown, all, noun) {
+  return all > shown ? `${count(shown)} of ${count(all)} ${noun}` : `${count(all)} ${noun}`;
 }
 
 export class Channels extends Panel {
@@ -83,25 +84,19 @@ export class Channels extends Panel {
 
   open(channel) {
     return this.attempt(async () => {
-      const known = this.server.methods.has('channel')
-        ? await this.server.call('channel', { channel })
-        : await this.server.call('history', { channel, limit: 10, reverse: true });
-      this.tell(channel, known);
+      this.tell(channel, { ...await this.server.call('channel', { channel }), newest: await this.#newest(channel) });
     });
   }
-}
 
-const COLUMNS = [
-  { key: 'user', title: 'User' },
-  { key: 'address', title: 'Address' },
-  { key: 'transport', title: 'Transport' },
-  { key: 'node', title: 'Worker' },
-  { key: 'subscriptions', title: 'Subscriptions', number: true, write: (value) => count(Array.isArray(value) ? value.length : value) },
-  { key: 'channels', title: 'Channels', number: true, write: (value) => count(Array.isArray(value) ? value.length : value) },
-  { key: 'queued_bytes', title: 'Queued', number: true, write: bytes },
-  { key: 'queued_for', title: 'For', number: true, write: duration },
-  { key: 'behind', title: 'Behind', number: true, write: String },
-];
+  /** The last publications, newest first; nothing for a channel that keeps none. */
+  async #newest(channel) {
+    try {
+      return (await this.server.call('history', { channel, limit: NEWEST, reverse: true })).publications;
+    } catch {
+      return [];
+    }
+  }
+}
 
 export class Connections extends Panel {
   constructor(server) {
@@ -119,19 +114,21 @@ export class Connections extends Panel {
     });
   }
 
-  async refresh() {
-    this.form.hidden = !this.server.methods.has('connections');
-    if (this.form.hidden) return;
-    await this.attempt(async () => {
+  refresh() {
+    return this.attempt(async () => {
       const { slow, ...filters } = filled(this.form);
-      const answer = await this.server.call('connections', slow ? { ...filters, slow: true } : filters);
-      const rows = Array.isArray(answer.connections) ? answer.connections : [];
-      const known = COLUMNS.filter(({ key }) => rows.some((row) => row[key] !== undefined));
-      say(this.notice, shownOf(rows.length, Math.max(answer.total ?? 0, rows.length), 'connections', Boolean(answer.more)));
+      const { connections, total } = await this.server.call('connections', { ...filters, slow: Boolean(slow), limit: ROWS });
+      say(this.notice, shownOf(connections.length, total, 'connections, those first that have waited longest'));
       this.list.replaceChildren(table([
         { title: 'Connection', cell: ({ client }) => opener(client, () => this.open(client)) },
-        ...known.map(({ key, title, number, write = visible }) => ({ title, number, cell: (row) => (row[key] === undefined ? '–' : write(row[key])) })),
-      ], rows, 'No such connections.'));
+        { title: 'User', cell: ({ user }) => foreign(user || '–') },
+        { title: 'Address', cell: ({ address }) => visible(address) },
+        { title: 'Transport', cell: ({ transport }) => visible(transport) },
+        { title: 'Worker', cell: ({ node }) => visible(node) },
+        { title: 'Channels', number: true, cell: ({ channels }) => count(channels) },
+        { title: 'Queued', number: true, cell: ({ queued_bytes: queued, queued_for: since }) => (queued ? `${bytes(queued)}, ${duration(since)}` : '–') },
+        { title: 'Behind', number: true, cell: ({ behind, behind_for: since }) => (behind ? `${count(behind)}, ${duration(since)}` : '–') },
+      ], connections, 'No such connections.'));
     });
   }
 

@@ -16,7 +16,6 @@ export class Server {
   /** The tenant that is looked at; empty for all where only figures are asked for. */
   tenant = '';
   tenants = [];
-  methods = new Set();
 
   /** Find out whether somebody is signed in; throws Refused with 401 where not. */
   async session() {
@@ -43,10 +42,9 @@ export class Server {
     return answer.result;
   }
 
-  #take({ proof, tenants, methods }) {
+  #take({ proof, tenants }) {
     this.#proof = proof;
     this.tenants = tenants;
-    this.methods = new Set(methods);
   }
 
   async #fetch(path, body) {
