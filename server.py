@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import os
 import resource
 import signal
@@ -119,10 +120,22 @@ def raise_file_limit() -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Load a config, which tells what is wrong with it."""
-    load(options.file)
-    print(f"{options.file}: good")
-    return 0
+    """Load a config, which tells what is wrong with it; and say how long its certificate is good. 1 when it is not."""
+    from rt.config.certificate import Certificate
+
+    config = load(options.file)
+    good, now, tls = True, datetime.datetime.now(datetime.UTC), config.server.tls
+    if tls is not None:
+        try:
+            certificate = Certificate.read(tls.cert_file)
+        except ValueError:
+            print(f"{tls.cert_file}: TLS can use it, but nothing says until when", file=sys.stderr)
+            return EX_FAILED
+        good = certificate.is_good(now)
+        print(f"{tls.cert_file}: a certificate {certificate.told(now)}", file=sys.stdout if good else sys.stderr)
+    if good:
+        print(f"{options.file}: good")
+    return 0 if good else EX_FAILED
 
 
 def print_defaults(options: argparse.Namespace) -> int:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
@@ -30,7 +29,7 @@ from rt.metrics import Metrics
 from rt.protocol.address import Proxies
 from rt.protocol.replies import publication_body
 from rt.tenant import NOBODY, Embedded, Lobby, Seat, Tenant
-from rt.web import admin, demo, internal, sse, websocket
+from rt.web import admin, demo, internal, sse, tls, websocket
 from rt.web.admin_live import Live
 from rt.web.admin_login import Login
 from rt.web.answers import Method
@@ -77,6 +76,7 @@ class App:
         self._served: dict[str, Tenant] = {}
         self._lobby: Lobby | None = None
         self._ticker: demo.Ticker | None = None
+        self._certificate: tls.Certificate | None = None
         self._console: admin.Console | None = None
         self._leaving = False
 
@@ -119,7 +119,10 @@ class App:
         handlers = demo.handlers(self._served["default"].broker) if server.demo else []
         application = Application(handlers, default_handler_class=_NotFound, log_function=_log_nothing)
         self._router = Router(application, STREAMS, self._tenants, max_body=server.max_body_size)
-        accept = self._acceptor(self._router, _tls(self._config))
+        if server.tls is not None:
+            tls.quiet()
+            self._certificate = tls.Certificate(server.tls)
+        accept = self._acceptor(self._router, self._certificate)
         for sock in public:
             listener = Listener(sock, accept)
             listener.prepare(self._config.delivery.send_buffer, USER_TIMEOUT)
@@ -131,11 +134,11 @@ class App:
         for listener in [*self._listeners, *self._internal]:
             listener.start()
 
-    def _acceptor(self, delegate: HTTPServerConnectionDelegate, context: ssl.SSLContext | None) -> Accept:
+    def _acceptor(self, delegate: HTTPServerConnectionDelegate, certificate: tls.Certificate | None) -> Accept:
         """What a listener does with a connection: give it to our HTTP, or to Tornado's, below TLS where there is a
-        ``context``."""
+        ``certificate``."""
         server = self._config.server
-        if context is None and server.http == "fast":
+        if certificate is None and server.http == "fast":
             # A little more than a door takes, so that it is the door that says what is too much.
             own = Http1(
                 delegate, self._seat.wheel, timeout=server.header_timeout, max_body=server.max_body_size + 65536
@@ -150,7 +153,7 @@ class App:
             max_body_size=server.max_body_size + 65536,
             max_buffer_size=server.max_body_size + 262144,
         )
-        return partial(_serve, http, context)
+        return partial(_serve, http, certificate)
 
     def _readiness(self) -> internal.Readiness:
         reasons = {name: tenant.reasons() for name, tenant in self._served.items()}
@@ -204,6 +207,8 @@ class App:
         if self._leaving:
             return
         made = self._made(config)
+        if self._certificate is not None and config.server.tls is not None:
+            self._certificate.reload(config.server.tls)
         self._config = config
         here = {tenant.name: tenant for tenant in config.served()}
         elsewhere = {tenant.name for tenant in config.tenants}
@@ -326,23 +331,18 @@ def _log_nothing(handler: RequestHandler) -> None:
     """No line per request; and Tornado's own would hold the query."""
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    tls = config.server.tls
-    if tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
-
-
-def _serve(http: HTTPServer, context: ssl.SSLContext | None, sock: socket.socket, address: Any) -> None:
+def _serve(http: HTTPServer, certificate: tls.Certificate | None, sock: socket.socket, address: Any) -> None:
     """Give a connection to Tornado."""
     size = http.max_buffer_size
     stream: IOStream
-    if context is None:
+    if certificate is None:
         stream = StrictStream(sock, max_buffer_size=size)
     else:
-        wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        try:
+            wrapped = certificate.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:
+            log.debug("a connection ended before TLS: %s", error.strerror)
+            sock.close()
+            return
         stream = StrictSSLStream(wrapped, max_buffer_size=size)
     http.handle_stream(stream, address)
