@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from rt.broker.counters import Counters
@@ -61,7 +62,7 @@ class Probe:
 
     def sent(self) -> None:
         """The probe leaves now: what ``publish`` had to learn before is not part of its way."""
-        self._sent_at = self._loop.time()
+        self._sent_at = time.perf_counter()  # the loop's own clock counts in milliseconds
 
     async def stop(self) -> None:
         """End."""
@@ -79,7 +80,7 @@ class Probe:
         """A message on the probe's own pub/sub. Another's, or an old one, says nothing."""
         if body == self._text:
             if not self._came:
-                self.on_lag(self._loop.time() - self._sent_at)
+                self.on_lag(time.perf_counter() - self._sent_at)
             self.seen_at = self._loop.time()
             self.is_deaf = False
             self._came = True

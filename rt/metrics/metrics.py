@@ -53,13 +53,17 @@ class Metrics(Series):
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes, over all workers that share the directory of :data:`workers.DIRECTORY`."""
-        self.collect()
-        return prometheus.generate_latest(workers.together() or self._registry)
+        return prometheus.generate_latest(self._present())
 
     def gathered(self) -> Iterable[prometheus.Metric]:
         """The same as values, for who makes something else of them."""
+        return self._present().collect()
+
+    def _present(self) -> prometheus.CollectorRegistry:
         self.collect()
-        return (workers.together() or self._registry).collect()
+        registry = prometheus.CollectorRegistry()
+        registry.register(workers.Present(workers.together() or self._registry))
+        return registry
 
     def workers(self) -> list[WorkerState]:
         """The state of every live worker that shares the directory; of this one alone when there is none."""
