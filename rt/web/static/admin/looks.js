@@ -56,6 +56,11 @@ function opener(text, open) {
   return element('button', { type: 'button', className: 'open foreign', onclick: open }, visible(text));
 }
 
+/** The same for the id of a connection, of which the beginning tells it from others. */
+function shortOpener(id, open) {
+  return element('button', { type: 'button', className: 'open mono', title: visible(id), onclick: open }, `${visible(id.slice(0, 8))}…`);
+}
+
 function shownOf(shown, all, noun) {
   return all > shown ? `${count(shown)} of ${count(all)} ${noun}` : `${count(all)} ${noun}`;
 }
@@ -120,7 +125,7 @@ export class Connections extends Panel {
       const { connections, total } = await this.server.call('connections', { ...filters, slow: Boolean(slow), limit: ROWS });
       say(this.notice, shownOf(connections.length, total, 'connections, those first that have waited longest'));
       this.list.replaceChildren(table([
-        { title: 'Connection', cell: ({ client }) => opener(client, () => this.open(client)) },
+        { title: 'Connection', cell: ({ client }) => shortOpener(client, () => this.open(client)) },
         { title: 'User', cell: ({ user }) => foreign(user || '–') },
         { title: 'Address', cell: ({ address }) => visible(address) },
         { title: 'Transport', cell: ({ transport }) => visible(transport) },
