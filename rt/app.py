@@ -129,7 +129,9 @@ class App:
             self._listeners.append(listener)
         console = self._console = self._made_console()
         more = [] if console is None else console.handlers()
-        accept = self._acceptor(internal.application(self._metrics, self._readiness, server.workers, more), None)
+        inner = internal.application(self._metrics, self._readiness, server.workers, more)
+        # The server API is there too, with its keys, for who works on the machine itself.
+        accept = self._acceptor(Router(inner, {}, self._tenants, max_body=server.max_body_size), None)
         self._internal = [Listener(sock, accept) for sock in internal_sockets]
         for listener in [*self._listeners, *self._internal]:
             listener.start()

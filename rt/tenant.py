@@ -23,6 +23,7 @@ from rt.protocol.keys import KeySet
 from rt.web.api import Api
 from rt.web.entrance import Entrance
 from rt.web.keys import Keys
+from rt.web.tail import Tails
 
 if TYPE_CHECKING:
     from rt.config import Config, Redis
@@ -95,7 +96,7 @@ class Tenant:
             tenant=tenant.name,
         )
         self.hub.crowd.all_here, self.hub.crowd.most = seat.crowd, whole.limits.connections.per_worker
-        self.api = Api(own, self.broker, self.metrics, self.hub.limits)
+        self.api = Api(own, self.broker, self.metrics, self.hub.limits, Tails(self.hub))
         self.entrance = Entrance(self.hub, own)
 
     async def start(self) -> None:

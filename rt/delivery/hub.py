@@ -281,7 +281,7 @@ class Hub:
         cursors name their channels."""
         feed = self.feeds.get((named, names))
         if feed is None:
-            channels = [self._channel(name, namespace) for name, namespace in zip(names, namespaces, strict=True)]
+            channels = [self.channel(name, namespace) for name, namespace in zip(names, namespaces, strict=True)]
             feed = self.feeds[named, names] = Feed(self, names, channels, named=named)
             self._suit(feed)
             for channel in channels:
@@ -304,7 +304,8 @@ class Hub:
                 if not channel.stored and channel.spare is None:
                     channel.adopt(channel.namespace, whole=True)
 
-    def _channel(self, name: str, namespace: Namespace) -> Channel:
+    def channel(self, name: str, namespace: Namespace) -> Channel:
+        """The channel, made when nobody here follows it yet. Who asks for it claims it, in the same step."""
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(self, name, namespace)

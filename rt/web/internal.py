@@ -1,7 +1,8 @@
 """The doors for operators, on an address of their own: ``/health``, ``/ready`` and ``/metrics``.
 
 They are plain Tornado handlers; nothing here is hot. None of them needs a key, so the address should be one that only
-the operator's tools can reach (by default it is 127.0.0.1).
+the operator's tools can reach (by default it is 127.0.0.1). The server API stands beside them (:mod:`rt.web.router`),
+with its keys.
 """
 
 from __future__ import annotations
