@@ -10,10 +10,12 @@ from http.client import HTTPConnection
 from urllib.parse import quote
 
 import pytest
+from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests import processes
 from tests.browser import Browser, Tab
-from tests.servers import API_KEY, Server
+from tests.servers import API_KEY, ORIGIN, Server
 from tests.tokens import connection_token
 from tests.tools import chromium
 from tests.waiting import eventually_now
@@ -229,12 +231,26 @@ def test_console_publishes(open_console: Callable[[], Tab], operated: Server) ->
     tab.wait(f"{notice('publish')}.startsWith('Published at offset 1 of epoch ')")
 
 
-def test_console_lists_limits(open_console: Callable[[], Tab]) -> None:
-    """The rules of the config, with their rates; there are no offenders yet."""
+def exceed(server: Server, user: str) -> None:
+    """Publish more often than the config lets a user."""
+    url = f"ws://127.0.0.1:{server.port}/connection/websocket"
+    with connect(url, origin=Origin(ORIGIN), proxy=None) as socket:
+        socket.send(json.dumps({"id": 1, "connect": {"token": connection_token(user)}}))
+        for number in range(2, 22):
+            socket.send(json.dumps({"id": number, "publish": {"channel": "long:much", "data": 1}}))
+        while "error" not in str(socket.recv(10)):
+            pass
+
+
+def test_console_lists_limits_and_offenders(open_console: Callable[[], Tab], operated: Server) -> None:
+    """The rules of the config, with their rates, and who is refused by them: as text, whoever that is."""
     tab = open_console()
+    exceed(operated, HOSTILE)
     choose(tab, "limits")
     tab.wait("document.querySelectorAll('#panel-limits tbody tr').length === 1")
-    assert tab.value("document.querySelector('#panel-limits tbody tr').textContent").startswith("publishuserall5/s")
+    line = tab.value("document.querySelector('#panel-limits tbody tr').textContent")
+    assert line.startswith("publishuserall5/s") and HOSTILE.replace("\u202e", "\\u{202e}") in line
+    assert tab.value("document.querySelectorAll('main img, main script').length") == 0
 
 
 def test_console_outlives_the_worker_it_is_on(open_console: Callable[[], Tab], operated: Server) -> None:
