@@ -209,9 +209,9 @@ class SignIn(Door):
             self._answer(_session(self._console, cookie))
 
     def _set(self, cookie: str) -> None:
-        secure = "; Secure" if self.request.headers.get("Origin", "").startswith("https:") else ""
+        sealed = "; Secure" if self.request.headers.get("Origin", "").startswith("https:") else ""
         # Without a path it is for where the page stands, behind whatever prefix of a proxy.
-        self.set_header("Set-Cookie", f"{cookie}; HttpOnly; SameSite=Strict{secure}")
+        self.set_header("Set-Cookie", f"{cookie}; HttpOnly; SameSite=Strict{sealed}")
 
 
 class SignOut(SignIn):
