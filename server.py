@@ -90,10 +90,13 @@ def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, lambda *_: None)  # either would end us before we listen to it
     config = load(options.file)
-    raise_file_limit()
 
     from rt import logs
     from rt.store import StoreBootError
+    from rt.supervisor import leftovers
+
+    leftovers.refuse(config)
+    raise_file_limit()
 
     writer = logs.setup("single" if options.single else "")
     try:
