@@ -267,12 +267,10 @@ class App:
 
     async def _drain(self, longest: float) -> None:
         """Take nobody in any more, and tell who is here to go, at the pace of ``server.drain``. Calls of the API are
-        served all the while, each as the last of its connection."""
+        served all the while."""
         self._leaving = True
         for listener in self._listeners:
-            listener.stop()
-        for http in self._own_http:
-            http.part()
+            listener.close()
         leaving: list[Tenant | Lobby] = [*self._served.values(), *([] if self._lobby is None else [self._lobby])]
         for one in leaving:
             one.shut()
@@ -287,9 +285,7 @@ class App:
         await self._router.stop()
         if self._console is not None:
             self._console.stop()
-        for http in self._own_http:
-            http.leave()
-        await asyncio.sleep(GRACE)
+        await self._part()
         if self._ticker is not None:
             await self._ticker.stop()
         self._counting.cancel()
@@ -300,6 +296,18 @@ class App:
         for listener in self._internal:
             listener.stop()
         self._metrics.collect()
+
+    async def _part(self) -> None:
+        """End the connections that speak HTTP: in the grace each behind its next answer, so that none is cut off while
+        a call is on its way; then all, when what is being answered is."""
+        for http in self._own_http:
+            http.part()
+        await asyncio.sleep(GRACE)
+        for http in self._own_http:
+            http.leave()
+        end = asyncio.get_running_loop().time() + GRACE
+        while any(http.open for http in self._own_http) and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
 
     # What goes on beside
 
