@@ -282,7 +282,7 @@ class Connection(ABC):
         self.on_beat = None
 
     def _log(self, close: Close) -> None:
-        """One line per reason and ten seconds. Only what is in a table is in it: a backend may have chosen the code."""
+        """One line per reason and ten seconds. The words are the table's: a backend may have chosen others."""
         tell = log.warning if close is SERVER_ERROR else log.info
         tell(
             f"{self.hub.tenant} {close.label}",
