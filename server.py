@@ -1,9 +1,10 @@
-"""The command line of rt: run the server, check a config, print the defaults, make tokens, upgrade a running server."""
+"""The command line of rt: run a server, check a config, print the defaults, make tokens, upgrade or drain a server."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import datetime
 import os
 import resource
 import signal
@@ -66,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the config it runs with")
     command.add_argument("--pid", type=int, help="its supervisor, instead of the one in the pid file")
     command.set_defaults(command=upgrade)
+
+    command = commands.add_parser("drain", help="have a running server, or one worker, tell its clients to go, and end")
+    command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="the config it runs with")
+    command.add_argument("--pid", type=int, help="its supervisor, instead of the one in the pid file")
+    command.add_argument("--worker", type=int, metavar="PID", help="only this worker, which gets a successor before")
+    command.set_defaults(command=drain)
     return top
 
 
@@ -83,10 +90,13 @@ def run(options: argparse.Namespace) -> int:
     for number in (signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, lambda *_: None)  # either would end us before we listen to it
     config = load(options.file)
-    raise_file_limit()
 
     from rt import logs
     from rt.store import StoreBootError
+    from rt.supervisor import leftovers
+
+    leftovers.refuse(config)
+    raise_file_limit()
 
     writer = logs.setup("single" if options.single else "")
     try:
@@ -119,10 +129,22 @@ def raise_file_limit() -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Load a config, which tells what is wrong with it."""
-    load(options.file)
-    print(f"{options.file}: good")
-    return 0
+    """Load a config, which tells what is wrong with it; and say how long its certificate is good. 1 when it is not."""
+    from rt.config.certificate import Certificate
+
+    config = load(options.file)
+    good, now, tls = True, datetime.datetime.now(datetime.UTC), config.server.tls
+    if tls is not None:
+        try:
+            certificate = Certificate.read(tls.cert_file)
+        except ValueError:
+            print(f"{tls.cert_file}: TLS can use it, but nothing says until when", file=sys.stderr)
+            return EX_FAILED
+        good = certificate.is_good(now)
+        print(f"{tls.cert_file}: a certificate {certificate.told(now)}", file=sys.stdout if good else sys.stderr)
+    if good:
+        print(f"{options.file}: good")
+    return 0 if good else EX_FAILED
 
 
 def print_defaults(options: argparse.Namespace) -> int:
@@ -164,16 +186,9 @@ def claims_wanted(settings: Token, user: str) -> dict[str, object]:
 
 def upgrade(options: argparse.Namespace) -> int:
     """Tell a running supervisor to replace its workers."""
-    from rt.supervisor.runtime import holder, pid_file
-
-    pid = options.pid
+    pid = supervisor_of(options)
     if pid is None:
-        config = load(options.file)
-        path = pid_file(Path(config.redis.state_dir), config.server.port)
-        pid = holder(path)
-        if pid is None:
-            print(f"no running server holds {path}; name its supervisor with --pid", file=sys.stderr)
-            return EX_FAILED
+        return EX_FAILED
     try:
         os.kill(pid, signal.SIGUSR2)
     except OSError as error:
@@ -181,6 +196,42 @@ def upgrade(options: argparse.Namespace) -> int:
         return EX_FAILED
     print(f"process {pid} replaces its workers; its log says how it goes")
     return 0
+
+
+def drain(options: argparse.Namespace) -> int:
+    """Tell a running supervisor, or one worker, to leave, and wait until it has."""
+    from rt.supervisor import farewell
+
+    pid = supervisor_of(options)
+    if pid is None:
+        return EX_FAILED
+    seconds = 1.2 * load(options.file).server.shutdown_timeout + 5.0
+    whom = f"process {pid}" if options.worker is None else f"worker {options.worker}"
+    try:
+        handle = farewell.leave(pid, options.worker)
+    except farewell.NotOurs as error:
+        print(error, file=sys.stderr)
+        return EX_FAILED
+    print(f"{whom} tells its clients to go", flush=True)
+    if not farewell.gone(handle, seconds):
+        print(f"{whom} is still there after {seconds:g} s", file=sys.stderr)
+        return EX_FAILED
+    print(f"{whom} is gone")
+    return 0
+
+
+def supervisor_of(options: argparse.Namespace) -> int | None:
+    """The pid of the supervisor that is meant; None, said on stderr, when nobody is."""
+    from rt.supervisor.runtime import holder, pid_file
+
+    pid: int | None = options.pid
+    if pid is None:
+        config = load(options.file)
+        path = pid_file(Path(config.redis.state_dir), config.server.port)
+        pid = holder(path)
+        if pid is None:
+            print(f"no running server holds {path}; name its supervisor with --pid", file=sys.stderr)
+    return pid
 
 
 def worker(arguments: Sequence[str]) -> int:

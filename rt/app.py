@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-import ssl
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -23,13 +22,17 @@ from tornado.web import Application, RequestHandler
 
 from rt.broker import PublishOptions
 from rt.config import Config
-from rt.delivery import publishing
+from rt.delivery import drain, publishing
 from rt.delivery.wheel import Wheel
 from rt.errors import SHUTDOWN, UNAVAILABLE, Close
 from rt.metrics import Metrics
+from rt.protocol.address import Proxies
 from rt.protocol.replies import publication_body
 from rt.tenant import NOBODY, Embedded, Lobby, Seat, Tenant
-from rt.web import demo, internal, sse, websocket
+from rt.web import admin, demo, internal, sse, tls, websocket
+from rt.web.admin_live import Live
+from rt.web.admin_login import Login
+from rt.web.answers import Method
 from rt.web.entrance import StreamDoor
 from rt.web.heads import MAX_HEAD
 from rt.web.http1 import Http1
@@ -41,6 +44,7 @@ from rt.web.tenants import Tenants
 log = logging.getLogger("rt.app")
 
 USER_TIMEOUT = 30.0  # seconds a peer may acknowledge nothing
+DRAIN = 0.6  # the part of the time for the stop in which clients are told to leave
 GRACE = 0.5  # seconds left at the stop for calls of the API that are being answered
 OTHERS = 0.25  # seconds left at the start for the stores of other tenants when the first is there
 
@@ -72,6 +76,8 @@ class App:
         self._served: dict[str, Tenant] = {}
         self._lobby: Lobby | None = None
         self._ticker: demo.Ticker | None = None
+        self._certificate: tls.Certificate | None = None
+        self._console: admin.Console | None = None
         self._leaving = False
 
     async def start(self, public: list[socket.socket], internal_sockets: list[socket.socket]) -> None:
@@ -113,21 +119,28 @@ class App:
         handlers = demo.handlers(self._served["default"].broker) if server.demo else []
         application = Application(handlers, default_handler_class=_NotFound, log_function=_log_nothing)
         self._router = Router(application, STREAMS, self._tenants, max_body=server.max_body_size)
-        accept = self._acceptor(self._router, _tls(self._config))
+        if server.tls is not None:
+            tls.quiet()
+            self._certificate = tls.Certificate(server.tls)
+        accept = self._acceptor(self._router, self._certificate)
         for sock in public:
             listener = Listener(sock, accept)
             listener.prepare(self._config.delivery.send_buffer, USER_TIMEOUT)
             self._listeners.append(listener)
-        accept = self._acceptor(internal.application(self._metrics, self._readiness, server.workers), None)
+        console = self._console = self._made_console()
+        more = [] if console is None else console.handlers()
+        inner = internal.application(self._metrics, self._readiness, server.workers, more)
+        # The server API is there too, with its keys, for who works on the machine itself.
+        accept = self._acceptor(Router(inner, {}, self._tenants, max_body=server.max_body_size), None)
         self._internal = [Listener(sock, accept) for sock in internal_sockets]
         for listener in [*self._listeners, *self._internal]:
             listener.start()
 
-    def _acceptor(self, delegate: HTTPServerConnectionDelegate, context: ssl.SSLContext | None) -> Accept:
+    def _acceptor(self, delegate: HTTPServerConnectionDelegate, certificate: tls.Certificate | None) -> Accept:
         """What a listener does with a connection: give it to our HTTP, or to Tornado's, below TLS where there is a
-        ``context``."""
+        ``certificate``."""
         server = self._config.server
-        if context is None and server.http == "fast":
+        if certificate is None and server.http == "fast":
             # A little more than a door takes, so that it is the door that says what is too much.
             own = Http1(
                 delegate, self._seat.wheel, timeout=server.header_timeout, max_body=server.max_body_size + 65536
@@ -142,11 +155,25 @@ class App:
             max_body_size=server.max_body_size + 65536,
             max_buffer_size=server.max_body_size + 262144,
         )
-        return partial(_serve, http, context)
+        return partial(_serve, http, certificate)
 
     def _readiness(self) -> internal.Readiness:
         reasons = {name: tenant.reasons() for name, tenant in self._served.items()}
         return internal.Readiness(reasons, apart=bool(self._config.tenants))
+
+    def _made_console(self) -> admin.Console | None:
+        """The console for operators; None where it has no password."""
+        server = self._config.server
+        password = server.internal.admin.password
+        if not password:
+            return None
+        live = Live(self._metrics, self._readiness, server.workers)
+        proxies = Proxies(server.trusted_proxies, server.proxy_header)
+        return admin.Console(Login(password, server.internal.port), live, self._methods, proxies)
+
+    def _methods(self) -> dict[str, Mapping[str, Method]]:
+        """The methods of the server API of each tenant that is served now."""
+        return {name: tenant.api.methods for name, tenant in self._served.items() if tenant.started.is_set()}
 
     def _crowd(self) -> int:
         """How many connections there are here, over all tenants."""
@@ -182,6 +209,8 @@ class App:
         if self._leaving:
             return
         made = self._made(config)
+        if self._certificate is not None and config.server.tls is not None:
+            self._certificate.reload(config.server.tls)
         self._config = config
         here = {tenant.name: tenant for tenant in config.served()}
         elsewhere = {tenant.name for tenant in config.tenants}
@@ -233,19 +262,30 @@ class App:
         """Accept no more, tell every client to come back elsewhere, and end; within ``deadline`` seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(deadline):
+                await self._drain(deadline * DRAIN)
                 await self._stop()
 
-    async def _stop(self) -> None:
+    async def _drain(self, longest: float) -> None:
+        """Take nobody in any more, and tell who is here to go, at the pace of ``server.drain``. Calls of the API are
+        served all the while."""
         self._leaving = True
         for listener in self._listeners:
-            listener.stop()
+            listener.close()
+        leaving: list[Tenant | Lobby] = [*self._served.values(), *([] if self._lobby is None else [self._lobby])]
+        for one in leaving:
+            one.shut()
+        wanted = self._config.server.drain
+        pace = drain.Pace(min(wanted.duration, longest), wanted.batch)
+        await drain.drain([one.hub for one in leaving], pace)
+
+    async def _stop(self) -> None:
         served = list(self._served.values())
         lobby = [] if self._lobby is None else [self._lobby.leave()]
         await asyncio.gather(*(tenant.leave() for tenant in served), *lobby)
         await self._router.stop()
-        for http in self._own_http:
-            http.leave()
-        await asyncio.sleep(GRACE)
+        if self._console is not None:
+            self._console.stop()
+        await self._part()
         if self._ticker is not None:
             await self._ticker.stop()
         self._counting.cancel()
@@ -256,6 +296,18 @@ class App:
         for listener in self._internal:
             listener.stop()
         self._metrics.collect()
+
+    async def _part(self) -> None:
+        """End the connections that speak HTTP: in the grace each behind its next answer, so that none is cut off while
+        a call is on its way; then all, when what is being answered is."""
+        for http in self._own_http:
+            http.part()
+        await asyncio.sleep(GRACE)
+        for http in self._own_http:
+            http.leave()
+        end = asyncio.get_running_loop().time() + GRACE
+        while any(http.open for http in self._own_http) and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.01)
 
     # What goes on beside
 
@@ -289,23 +341,18 @@ def _log_nothing(handler: RequestHandler) -> None:
     """No line per request; and Tornado's own would hold the query."""
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    tls = config.server.tls
-    if tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(tls.cert_file, tls.key_file)
-    return context
-
-
-def _serve(http: HTTPServer, context: ssl.SSLContext | None, sock: socket.socket, address: Any) -> None:
+def _serve(http: HTTPServer, certificate: tls.Certificate | None, sock: socket.socket, address: Any) -> None:
     """Give a connection to Tornado."""
     size = http.max_buffer_size
     stream: IOStream
-    if context is None:
+    if certificate is None:
         stream = StrictStream(sock, max_buffer_size=size)
     else:
-        wrapped = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        try:
+            wrapped = certificate.context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:
+            log.debug("a connection ended before TLS: %s", error.strerror)
+            sock.close()
+            return
         stream = StrictSSLStream(wrapped, max_buffer_size=size)
     http.handle_stream(stream, address)

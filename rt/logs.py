@@ -255,16 +255,14 @@ class Queued(logging.Handler):
 
     def __init__(self, writer: Writer) -> None:
         super().__init__()
-        self._writer = writer
+        self.writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._writer.put(self.format(record))
+            self.writer.put(self.format(record))
         except Exception:
             # A record that cannot be formatted must not end what logged it.
-            self._writer.put(
-                f"a log record of {record.name} could not be formatted ({record.pathname}:{record.lineno})"
-            )
+            self.writer.put(f"a log record of {record.name} could not be formatted ({record.pathname}:{record.lineno})")
 
 
 def setup(name: str = "", *, level: int = logging.INFO, stream: TextIO | None = None) -> Writer:
@@ -285,6 +283,11 @@ def setup(name: str = "", *, level: int = logging.INFO, stream: TextIO | None = 
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
     writer.start()
     return writer
+
+
+def dropped() -> int:
+    """Lines that this process could not write since :func:`setup`; 0 without it."""
+    return sum(handler.writer.dropped for handler in logging.getLogger().handlers if isinstance(handler, Queued))
 
 
 def _is_journal(fd: int) -> bool:

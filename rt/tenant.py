@@ -23,6 +23,7 @@ from rt.protocol.keys import KeySet
 from rt.web.api import Api
 from rt.web.entrance import Entrance
 from rt.web.keys import Keys
+from rt.web.tail import Tails
 
 if TYPE_CHECKING:
     from rt.config import Config, Redis
@@ -95,7 +96,7 @@ class Tenant:
             tenant=tenant.name,
         )
         self.hub.crowd.all_here, self.hub.crowd.most = seat.crowd, whole.limits.connections.per_worker
-        self.api = Api(own, self.broker, self.metrics, self.hub.limits)
+        self.api = Api(own, self.broker, self.metrics, self.hub.limits, Tails(self.hub))
         self.entrance = Entrance(self.hub, own)
 
     async def start(self) -> None:
@@ -141,10 +142,14 @@ class Tenant:
         if self.embedded:
             self.broker.set_lineage(text)
 
-    async def leave(self, close: Close = SHUTDOWN) -> None:
-        """Close all its connections for this reason; it takes no more."""
+    def shut(self) -> None:
+        """Take nobody in any more. Who is here is served as ever."""
         self.hub.leaving = True
         self.entrance.let_go()
+
+    async def leave(self, close: Close = SHUTDOWN) -> None:
+        """Close all its connections for this reason; it takes no more."""
+        self.shut()
         await self.hub.stop(close)
 
     async def end(self) -> None:
@@ -189,8 +194,11 @@ class Tenant:
         metrics.follow(broker.counters)
         metrics.follow(hub.limits)
         metrics.follow(hub.limits.outage)
+        broker.watch_lag(metrics.store_lag.observe)
         metrics.gauge("rt_limit_subjects", lambda: hub.limits.subjects)
         metrics.gauge("rt_subscriptions", lambda: sum(len(c.subscriptions) for c in hub.connections))
+        metrics.gauge("rt_queues", lambda: len(hub.queues))
+        metrics.gauge("rt_queued_bytes", lambda: sum(outbox.size for outbox in hub.queues))
         metrics.gauge("rt_behind", hub.behind)
         metrics.gauge("rt_paced", lambda: len(hub.paces))
         metrics.gauge("rt_channels", lambda: len(hub.channels))
@@ -263,10 +271,14 @@ class Lobby:
         self.hub.reload(own)
         self.entrance.reload(own)
 
-    async def leave(self) -> None:
-        """Close all connections that are still without a tenant."""
+    def shut(self) -> None:
+        """Take nobody in any more."""
         self.hub.leaving = True
         self.entrance.let_go()
+
+    async def leave(self) -> None:
+        """Close all connections that are still without a tenant."""
+        self.shut()
         await self.hub.stop()
 
 

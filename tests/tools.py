@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,16 @@ def has_old_cent() -> bool:
     return OLD_CENT.is_dir()
 
 
+def promtool() -> str | None:
+    """The path of Prometheus' own checker (Debian: prometheus)."""
+    return shutil.which("promtool") or os.environ.get("PROMTOOL")
+
+
+def has_promtool() -> bool:
+    """What says whether metrics and alert rules are as Prometheus wants them."""
+    return promtool() is not None
+
+
 def has_network() -> bool:
     """Networks of one's own, which take root's rights and parts of the kernel."""
     from tests.faults.network import permitted
@@ -68,6 +79,7 @@ TOOLS: dict[str, Callable[[], bool]] = {
     "node": has_node,
     "redis-server": has_redis_server,
     "chromium": has_chromium,
+    "promtool": has_promtool,
     "cent 5.0": has_old_cent,
     "network namespaces": has_network,
     "sockets of other processes": has_grasp,

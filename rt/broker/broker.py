@@ -358,8 +358,13 @@ class Broker:
 
     # Probing
 
+    def watch_lag(self, told: Callable[[float], object]) -> None:
+        """Tell how many seconds each probe takes to the store and back."""
+        self._probe.on_lag = told
+
     async def _publish_probe(self, body: bytes) -> None:
         await self._pipeline.check_lineage()
+        self._probe.sent()
         keys = (f"{self._probe_name}:meta", f"{self._probe_name}:stream")
         args = (self._probe_name, "", 0, 0, 0, 0, time.time_ns() // 1000, body)
         await self._pipeline.run(PUBLISH, keys, args, nothing, repeatable=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from rt.broker.counters import Counters
@@ -24,8 +25,8 @@ class Probe:
     """
 
     __slots__ = (
-        "_came", "_counters", "_deaf", "_interval", "_loop", "_patience", "_publish", "_stir", "_task", "_text",
-        "_woken", "is_deaf", "seen_at",
+        "_came", "_counters", "_deaf", "_interval", "_loop", "_patience", "_publish", "_sent_at", "_stir", "_task",
+        "_text", "_woken", "is_deaf", "on_lag", "seen_at",
     )  # fmt: skip
 
     def __init__(
@@ -47,14 +48,21 @@ class Probe:
         self._stir = asyncio.Event()
         self._came = False
         self._woken = False
+        self._sent_at = 0.0
         self._task: asyncio.Task[None] | None = None
         self.seen_at: float | None = None
         """When the last probe came back, on the loop's clock."""
         self.is_deaf = False
+        self.on_lag: Callable[[float], object] = _nothing
+        """Called with the seconds that a probe took from :meth:`sent` until it was heard."""
 
     def start(self) -> None:
         """Begin to wait for the first :meth:`wake`."""
         self._task = self._loop.create_task(self._run())
+
+    def sent(self) -> None:
+        """The probe leaves now: what ``publish`` had to learn before is not part of its way."""
+        self._sent_at = time.perf_counter()  # the loop's own clock counts in milliseconds
 
     async def stop(self) -> None:
         """End."""
@@ -71,6 +79,8 @@ class Probe:
     def hear(self, body: bytes) -> None:
         """A message on the probe's own pub/sub. Another's, or an old one, says nothing."""
         if body == self._text:
+            if not self._came:
+                self.on_lag(time.perf_counter() - self._sent_at)
             self.seen_at = self._loop.time()
             self.is_deaf = False
             self._came = True
@@ -91,6 +101,7 @@ class Probe:
         self._came = False
         # Not to be guessed, and never that of another process that took our name by mistake.
         self._text = b'{"probe":"%s"}' % random.randbytes(8).hex().encode()
+        self.sent()
         try:
             await self._publish(self._text)
         except StoreError:
@@ -108,3 +119,7 @@ class Probe:
                 while not done():
                     self._stir.clear()
                     await self._stir.wait()
+
+
+def _nothing(seconds: float) -> None:
+    """Nobody wants to know."""

@@ -15,6 +15,7 @@ from rt.config.rates import Rate
 from rt.config.schema import (
     Config,
     Delivery,
+    Drain,
     Internal,
     Pacing,
     Redis,
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "Connections",
     "Delivery",
+    "Drain",
     "Entry",
     "HttpApi",
     "Internal",

@@ -18,6 +18,7 @@ from rt.config.reader import read_small
 
 HMAC_KEY_SIZE = 32
 API_KEY_SIZE = 16
+PASSWORD_SIZE = 16
 
 
 def ports_differ(draft: Draft) -> Iterator[Finding]:
@@ -280,6 +281,19 @@ def _loads(load: Callable[[], None]) -> bool:
     return True
 
 
+def password_of_its_own(draft: Draft) -> Iterator[Finding]:
+    """`server.internal.admin.password` is no key that tokens are signed with or the API is called with."""
+    config, path = draft.config, "server.internal.admin.password"
+    password = config.server.internal.admin.password
+    keys = {
+        "client.token.hmac_secret_key": config.client.token.hmac_secret_key,
+        "http_api.key": config.http_api.key,
+    }
+    for key, secret in keys.items():
+        if password and password == secret:
+            yield Finding(path, f"the same as {key}", "a secret of its own", (key,))
+
+
 def not_insecure(draft: Draft) -> Iterator[Finding]:
     """`client.insecure`, `http_api.insecure` and `server.demo` are off."""
     config = draft.config
@@ -317,6 +331,14 @@ def keys_strong(draft: Draft) -> Iterator[Finding]:
             yield Finding(path, found, f"at least {size} bytes in production")
 
 
+def password_long(draft: Draft) -> Iterator[Finding]:
+    """`server.internal.admin.password`, where there is one, has at least 16 bytes."""
+    length = len(draft.config.server.internal.admin.password.encode())
+    if 0 < length < PASSWORD_SIZE:
+        found, allowed = f"a secret of {length} bytes", f"at least {PASSWORD_SIZE} bytes in production"
+        yield Finding("server.internal.admin.password", found, allowed)
+
+
 def store_checked(draft: Draft) -> Iterator[Finding]:
     """The certificate of a `rediss://` store is verified."""
     redis = draft.config.redis
@@ -346,5 +368,6 @@ RULES: tuple[Rule, ...] = (
     previous_key_has_successor,
     store_settings_apply,
     certificates_load,
+    password_of_its_own,
 )
-PRODUCTION: tuple[Rule, ...] = (not_insecure, origins_named, keys_strong, store_checked)
+PRODUCTION: tuple[Rule, ...] = (not_insecure, origins_named, keys_strong, password_long, store_checked)

@@ -41,11 +41,41 @@ class Tls(Section, frozen=True, kw_only=True):
     key_file: Annotated[str, Key("Private key in PEM, without a passphrase.", File(), required=True)] = ""
 
 
+class Drain(Section, frozen=True, kw_only=True):
+    """How a worker that stops or is replaced gives up its connections."""
+
+    duration: Annotated[
+        float,
+        Key(
+            "It tells its clients to come back elsewhere over this time, at most three fifths of what it has to stop.",
+            Duration("0s", "5m"),
+        ),
+    ] = 10.0
+    batch: Annotated[
+        int,
+        Key("In batches of at most so many, evenly; who are no more than one batch go at once.", Whole(1, 100000)),
+    ] = 100
+
+
+class Admin(Section, frozen=True, kw_only=True):
+    """The console for operators."""
+
+    password: Annotated[
+        str,
+        Key(
+            "Who knows it may use the console at `/admin`, typed there or sent as a bearer token; without one there is "
+            "no console.",
+            Secret(),
+        ),
+    ] = ""
+
+
 class Internal(Section, frozen=True, kw_only=True):
     """The doors for operators."""
 
     address: Annotated[str, Key("Address of `/health`, `/ready` and `/metrics`.", Address())] = "127.0.0.1"
     port: Annotated[int, Key("TCP port of the same.", Whole(1, 65535))] = 9000
+    admin: Annotated[Admin, Key("The console for operators.", Group(Admin))] = Admin()
 
 
 class Server(Section, frozen=True, kw_only=True):
@@ -71,6 +101,7 @@ class Server(Section, frozen=True, kw_only=True):
     shutdown_timeout: Annotated[
         float, Key("A stopping worker has closed all its connections after this time.", Duration("1s", "10m"))
     ] = 25.0
+    drain: Annotated[Drain, Key("How a worker that stops gives up its connections.", Group(Drain))] = Drain()
     backlog: Annotated[
         int, Key("Connections the kernel may queue per worker before they are accepted.", Whole(16, 65535))
     ] = 4096

@@ -90,6 +90,11 @@ class Channel:
             self._marked = Name(self.name.text, named=True)
         return self._marked
 
+    @property
+    def repairing(self) -> bool:
+        """Whether what was missed is being read."""
+        return self._repairing
+
     # Opening
 
     async def open(self) -> None:
@@ -279,6 +284,7 @@ class Channel:
 
     def _break(self, top: Position) -> None:
         """The stream we followed is no more: go on from ``top``, and tell all who have a position."""
+        self.hub.tally.epoch_changes += top.epoch != self.position.epoch
         self.position = top
         self.seen_at = self.checked_at = self.hub.now()
         self.recent.clear()

@@ -3,15 +3,17 @@ end."""
 
 from __future__ import annotations
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from rt import logs
 from rt.delivery.behind import resume
 from rt.delivery.outbox import Outbox, Sink
 from rt.delivery.subscription import Subscription
-from rt.errors import CONNECTION_EXPIRED, GONE, NORMAL, SLOW, Close, Closing, Unsubscribe
+from rt.errors import CONNECTION_EXPIRED, GONE, NORMAL, SERVER_ERROR, SHUTDOWN, SLOW, Close, Closing, Unsubscribe
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from rt.protocol.options import Terms
     from rt.protocol.publication import Position
     from rt.protocol.wires import Wire
+
+log = logs.Limited(logging.getLogger(__name__))
+
+_ORDINARY = frozenset({GONE, NORMAL, SHUTDOWN})  # ends that nobody asks about: the client's own wish, or a deploy
 
 # Of the 128 bits of a UUID those that are random, and those that say how it was made.
 _VERSION = 4 << 76 | 2 << 62
@@ -278,6 +284,8 @@ class Connection(ABC):
         hub.leave(self)
         hub.claiming.pop(self.id, None)
         hub.metrics.disconnected(self.wire.name, close)
+        if close not in _ORDINARY:
+            self._log(close)
         for name in self.channels:
             hub.presence.leave(name, self)
         for subscription in self.subscriptions.values():
@@ -292,6 +300,19 @@ class Connection(ABC):
         # Nothing that it is made of may hold it: it goes when the socket does, not when garbage is collected.
         self.outbox.owner = hub.nobody
         self.on_beat = None
+
+    def _log(self, close: Close) -> None:
+        """One line per reason and ten seconds. The words are the table's: a backend may have chosen others."""
+        tell = log.warning if close is SERVER_ERROR else log.info
+        tell(
+            f"{self.hub.tenant} {close.label}",
+            "a connection was closed",
+            reason=close.label,
+            code=close.code,
+            connection=self.id,
+            transport=self.wire.name,
+            tenant=self.hub.tenant,
+        )
 
     def farewell(self, close: Close) -> bytes:
         """The last bytes."""

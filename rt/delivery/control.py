@@ -17,7 +17,9 @@ from rt.protocol.control import (
     DisconnectUser,
     ListChannels,
     RefreshUser,
+    ShowChannel,
     ShowConnection,
+    ShowConnections,
     ShowLimits,
     SubscribeUser,
     Target,
@@ -67,6 +69,10 @@ def _obey(hub: Hub, message: control.Message | None) -> bytes | asyncio.Future[b
             return inspection.limits(hub)
         case ShowConnection():
             return inspection.connection(hub, message.client)
+        case ShowConnections():
+            return inspection.connections(hub, message)
+        case ShowChannel():
+            return inspection.channel(hub, message.channel)
     return NOTHING
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rt.delivery.behind import catch_up, fell_behind
+from rt.delivery.condensing import condensed
 from rt.delivery.flush import count_lacking, deliver, observe
 from rt.delivery.members import Members
 from rt.delivery.policy import Manner
@@ -214,6 +215,13 @@ class Feed:
         """Where the channels are now."""
         return [channel.position for channel in self.channels]
 
+    def place(self, subscription: Subscription) -> list[Position] | None:
+        """Where it stands for certain: everything up to there was given to its outbox, and nothing beyond. None while
+        it is on its way, or a flush is."""
+        if subscription.state is State.BEHIND:
+            return subscription.positions
+        return self.base if subscription.state is State.LIVE and self._unfinished is None else None
+
     @property
     def is_whole(self) -> bool:
         """Whether all are live: nobody is behind, or on the way."""
@@ -280,26 +288,9 @@ class Feed:
         if not self.manner.condenses or self._entering or self._overflown or not self.turn:
             return False
         limits = self.hub.delivery
-        self.turn = self._condensed(self.turn)
+        self.turn = condensed(self.channels, self.turn, self._leave_out)
         self._size = size + sum(_size(what) for _, what in self.turn)
         return self._size * parts <= limits.high_watermark and len(self.turn) * parts <= limits.max_messages
-
-    def _condensed(self, turn: list[Item]) -> list[Item]:
-        """The turn with only the newest of each key, on the channels where that is what counts."""
-        kept: list[Item] = []
-        seen: set[tuple[int, str]] = set()
-        for item in reversed(turn):
-            place, what = item
-            channel = self.channels[place]
-            if isinstance(what, Publication) and channel.namespace.slow == "conflate" and channel.namespace.batch:
-                key = (place, channel.key(what))
-                if key in seen:
-                    self._leave_out(place, "")
-                    continue
-                seen.add(key)
-            kept.append(item)
-        kept.reverse()
-        return kept
 
     def _leave_out(self, place: int, reason: str) -> None:
         self._lacking[place, reason] = self._lacking.get((place, reason), 0) + 1
@@ -346,7 +337,7 @@ class Feed:
             self._lacking.clear()
             self._all_behind(start, entering)
         else:
-            sent = self._condensed(turn) if self.manner.condenses else turn
+            sent = condensed(self.channels, turn, self._leave_out) if self.manner.condenses else turn
             lacking, self._lacking = self._lacking, {}
             self._unfinished = deliver(self, sent, start, lacking)
             self._let_in(entering, turn)

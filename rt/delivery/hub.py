@@ -23,7 +23,7 @@ from rt.delivery.crowd import Crowd
 from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
 from rt.delivery.limits import SWEEP, Limits
-from rt.delivery.outbox import Nobody
+from rt.delivery.outbox import Nobody, Outbox
 from rt.delivery.policy import Manner, manner
 from rt.delivery.presence import Presence
 from rt.delivery.sessions import Sessions
@@ -100,6 +100,7 @@ class Hub:
         self.channels: dict[str, Channel] = {}
         self.feeds: dict[tuple[bool, tuple[str, ...]], Feed] = {}
         self.connections: set[Connection] = set()
+        self.queues: set[Outbox] = set()  # in which something waits, of connections that have not ended
         self.users: dict[str, set[Connection]] = {}
         # Connections (ids) that are to be their user's only one and have not heard their own claim yet; and whether
         # they have heard that of another one.
@@ -109,7 +110,8 @@ class Hub:
         self.sessions = Sessions(self)
         self.expiry = Expiry(wheel)
         self.nobody = Nobody(self)
-        self.leaving = False
+        self.leaving = False  # nobody is taken in any more; who is here is served until told to go
+        self.stopped = False
         self.paces: dict[Subscription, Pace] = {}  # of those who are behind and have one
         self.waiting: set[Subscription] = set()  # those who are behind and are looked at again when it is time
         self.turnstile = Turnstile(self.loop, catch_up)
@@ -131,7 +133,9 @@ class Hub:
         self.ranked = len({namespace.priority for namespace in named}) > 1
         self.page = max(config.client.recovery_max_publication_limit, 1)
         self.namespaces = Namespaces(config.channel)
-        self.verifier = Verifier(config.client.token, None if self.keys is None else self.keys.key_set)
+        self.verifier = Verifier(
+            config.client.token, None if self.keys is None else self.keys.key_set, self.tally.token_failures
+        )
         self.keeps_sessions = config.client.session_ttl > 0
         self.limit = Limit(config.client.recovery_max_publication_limit, config.client.recovery_max_size)
 
@@ -144,7 +148,7 @@ class Hub:
 
     async def stop(self, close: Close = SHUTDOWN) -> None:
         """Close every connection for this reason, a batch per turn of the loop, and end all that is under way."""
-        self.leaving = True
+        self.leaving = self.stopped = True
         self.batches.flush()
         await asyncio.sleep(0)  # in which they go out, or begin to
         await self._calm()
@@ -267,7 +271,7 @@ class Hub:
 
     def _touch_sessions(self, now: float) -> None:
         """While somebody is connected, what the backend said to them is not forgotten."""
-        if self.leaving:
+        if self.stopped:
             return
         self.sessions.sweep()
         ttl = self.config.client.session_ttl
@@ -282,7 +286,7 @@ class Hub:
         await self.sessions.restore()
 
     def _sweep(self, now: float) -> None:
-        if not self.leaving:
+        if not self.stopped:
             self.limits.sweep(now)
             self.wheel.at(now + SWEEP, self._sweep)
 
@@ -293,7 +297,7 @@ class Hub:
         cursors name their channels."""
         feed = self.feeds.get((named, names))
         if feed is None:
-            channels = [self._channel(name, namespace) for name, namespace in zip(names, namespaces, strict=True)]
+            channels = [self.channel(name, namespace) for name, namespace in zip(names, namespaces, strict=True)]
             feed = self.feeds[named, names] = Feed(self, names, channels, named=named)
             self._suit(feed)
             for channel in channels:
@@ -316,7 +320,8 @@ class Hub:
                 if not channel.stored and channel.spare is None:
                     channel.adopt(channel.namespace, whole=True)
 
-    def _channel(self, name: str, namespace: Namespace) -> Channel:
+    def channel(self, name: str, namespace: Namespace) -> Channel:
+        """The channel, made when nobody here follows it yet. Who asks for it claims it, in the same step."""
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = Channel(self, name, namespace)
@@ -364,7 +369,7 @@ class Hub:
 
     def _check_silent(self, now: float) -> None:
         """Now and then: a lost message of a silent channel shows in nothing else."""
-        if self.leaving:
+        if self.stopped:
             return
         interval = self.delivery.position_check_interval
         silent = [c for c in self.channels.values() if c.opened and c.stored and now - c.checked_at > interval]

@@ -147,6 +147,7 @@ class Outbox:
         self.sink.watch(self.drain)
         self._watch_stall()
         if not self.ending:
+            self.owner.hub.queues.add(self)
             for subscription in self.owner.subscriptions.values():
                 if subscription.state is State.LIVE:
                     subscription.members.block(subscription)
@@ -204,6 +205,7 @@ class Outbox:
     def end(self, last: bytes) -> None:
         """Send ``last`` after what cannot be taken back, drop the rest, and say goodbye. Bounded by the linger time."""
         self.ending = True
+        self.owner.hub.queues.discard(self)
         if self.queue:
             kept = [self.queue[0]] if self._partial else []
             self.queue = deque(kept)
@@ -221,6 +223,7 @@ class Outbox:
     def discard(self) -> None:
         """The socket is gone: nothing waits any more."""
         self.ending = True
+        self.owner.hub.queues.discard(self)
         self.queue = None
         self.size = self.count = 0
         if self._alarm is not None:
@@ -245,6 +248,7 @@ class Outbox:
 
     def _emptied(self) -> None:
         self.queue = None
+        self.owner.hub.queues.discard(self)
         self.sink.unwatch()
         if self._alarm is not None:
             self._alarm.cancel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from math import ceil, inf
-from random import random
+from random import randint, random
 from typing import TYPE_CHECKING, Final
 
 from rt import __version__, errors
@@ -23,7 +23,7 @@ from rt.protocol.dialog import Heartbeat
 from rt.protocol.frames import text_frame
 from rt.protocol.publication import Position
 from rt.protocol.replies import SubscribeResult
-from rt.protocol.wires import SOCKET, SSE, UNI_SSE, StreamWire, standing
+from rt.protocol.wires import SOCKET, SSE, UNI_SSE, EventWire, StreamWire, standing
 
 if TYPE_CHECKING:
     from rt.delivery.admission import Admission, Following
@@ -137,6 +137,25 @@ class PlainConnection(Stream):
             ttl = expiry.told(expire_at, self.hub.wall()) if expire_at is not None else 0
             self.outbox.write(self.wire.push(replies.refresh_body(expires=expire_at is not None, ttl=ttl)))
 
+    def close(self, close: Close, *, last: bytes | None = None, heard: bool = True) -> None:
+        """The last bytes say where it stood, so they are made before it leaves its feed."""
+        if heard and last is None and not self.closed:
+            last = self.farewell(close)
+        super().close(close, last=last, heard=heard)
+
     def farewell(self, close: Close) -> bytes:
-        """The last bytes; before the stream has begun there is no stream to say them in."""
-        return super().farewell(close) if self._begun else self._refusal
+        """The last bytes; before the stream has begun there is no stream to say them in. A browser that is told to
+        come back does so at a moment of its own."""
+        if not self._begun:
+            return self._refusal
+        if close is errors.SHUTDOWN and isinstance(self.wire, EventWire):
+            return self.wire.end(close, self._cursor(), randint(RETRY // 2, 2 * RETRY))
+        return super().farewell(close)
+
+    def _cursor(self) -> str | None:
+        """With which it comes back. None where something still waits for it, which it will not get any more."""
+        subscription = self.subscriptions.get(NOW)
+        if subscription is None or self.outbox.queue is not None:
+            return None
+        place = subscription.feed.place(subscription)
+        return None if place is None else standing(subscription.feed.names, place)

@@ -159,7 +159,7 @@ class Presence:
         if not room.seats:
             del self._rooms[room.name]
             return
-        if self._hub.leaving:
+        if self._hub.stopped:
             return  # the seats are taken back one by one
         room.bucket.rate = self._hub.delivery.join_leave_rate
         self._hub.wheel.at(now + self._interval, partial(self._due, room))

@@ -138,6 +138,7 @@ class SdkConnection(Conversation):
         except Refused as refused:
             raise refused if refused.error.temporary else Closing(errors.CONNECTION_EXPIRED) from None
         if identity.user != self.user:
+            hub.verifier.failures["other"] += 1
             raise Closing(errors.INVALID_TOKEN, "a token of another user")
         if frozenset(identity.subs) != (self._granted or frozenset()):
             raise Closing(errors.INSUFFICIENT_STATE, "another token, other server-side subscriptions")

@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING, Literal
 
-from rt.metrics.definitions import BUCKETS, DROPS, REFUSALS, REPAIRS, SHEDS, SLOW
+from rt.metrics.definitions import BUCKETS, DROPS, REFUSALS, REPAIRS, SHEDS, SLOW, TOKEN_FAILURES
 
 if TYPE_CHECKING:
     from rt.config import Namespace
@@ -43,6 +43,7 @@ class Tally:
         "conflations",
         "deliveries",
         "drops",
+        "epoch_changes",
         "falls",
         "keyless",
         "paces",
@@ -54,6 +55,7 @@ class Tally:
         "sent_bytes",
         "sheds",
         "slow",
+        "token_failures",
         "waits",
     )
 
@@ -66,10 +68,12 @@ class Tally:
         self.catch_ups = 0
         self.caught_up = 0
         self.waits = 0
+        self.epoch_changes = 0
         self.drops = dict.fromkeys(DROPS, 0)
         self.slow = dict.fromkeys(SLOW, 0)
         self.repairs = dict.fromkeys(REPAIRS, 0)
         self.refusals = dict.fromkeys(REFUSALS, 0)
+        self.token_failures = dict.fromkeys(TOKEN_FAILURES, 0)
         self.paces: Counter[tuple[str, str, str]] = Counter()
         self.sheds: Counter[tuple[str, str, str]] = Counter()
         self.falls: Counter[tuple[str, str]] = Counter()

@@ -17,6 +17,10 @@ SLOW = ("behind", "queue", "stalled", "age")
 SHEDS = ("oldest", "newest", "keys", "reload")
 STEPS = ("up", "down")
 REPAIRS = ("repaired", "gap")
+TOKEN_FAILURES = (
+    "size", "form", "algorithm", "key", "signature", "claims", "audience", "issuer", "purpose", "subs", "info",
+    "expired", "early", "other", "unreachable",
+)  # fmt: skip
 REFUSALS = ("origin", "total", "rate", "leaving", "tenant", "per_ip", "per_user")
 
 Mode = Literal["livesum", "livemin", "livemax", "liveall"]
@@ -67,6 +71,7 @@ _OF_TENANT = (
         "Buckets forgotten because there were more than `limits.subjects`.",
         source="forgotten",
     ),
+    _counter("rt_token_failures_total", "Tokens that were not accepted.", "reason", source="token_failures"),
     _counter("rt_quota_asked_total", "Questions to the store about shared rate limits.", source="quota_asked"),
     _counter("rt_quota_unanswered_total", "Those that the store did not answer.", source="quota_unanswered"),
     _gauge("rt_waiting", "New connections that wait for their turn."),
@@ -84,6 +89,8 @@ _OF_TENANT = (
     _counter("rt_sent_bytes_total", "Bytes handed to the kernel.", source="sent_bytes"),
     _counter("rt_received_messages_total", "Messages received from clients.", source="received_messages"),
     _counter("rt_received_bytes_total", "Bytes received from clients.", source="received_bytes"),
+    _gauge("rt_queues", "Connections that have something waiting for their socket."),
+    _gauge("rt_queued_bytes", "Bytes that wait for sockets."),
     _counter("rt_drops_total", "Messages dropped.", "reason", source="drops"),
     _counter("rt_slow_total", "Times that a connection was found slow.", "reason", source="slow"),
     _gauge("rt_behind", "Subscriptions that are behind."),
@@ -119,8 +126,15 @@ _OF_TENANT = (
         source="paces",
     ),
     _counter("rt_repairs_total", "Gaps of a channel on a worker, by how they ended.", "outcome", source="repairs"),
+    _counter(
+        "rt_epoch_changes_total",
+        "Channels on a worker that went on in another epoch of their stream.",
+        source="epoch_changes",
+    ),
+    _histogram("rt_store_lag_seconds", "Time from a worker's probe being sent to the store to it being heard again."),
     _counter("rt_store_published_total", "Publishes that the store accepted.", source="published"),
     _counter("rt_store_duplicates_total", "Publishes with a key that was seen before.", source="duplicates"),
+    _counter("rt_store_suppressed_total", "Publishes of a version that is not newer.", source="suppressed"),
     _counter("rt_store_reads_total", "Reads of history or position.", source="reads"),
     _counter("rt_store_unknown_total", "Calls whose outcome was never learned.", source="unknown"),
     _counter("rt_store_repeated_total", "Calls sent again after a connection was lost.", source="repeated"),
@@ -130,6 +144,8 @@ _OF_TENANT = (
     _counter("rt_store_lineage_renewals_total", "Changes of the store's lineage.", source="lineage_renewals"),
     _counter("rt_store_bus_dropped_total", "Bus messages that made no sense.", source="bus_dropped"),
     _counter("rt_store_bus_strays_total", "Bus messages for a channel nobody wants any more.", source="bus_strays"),
+    _counter("rt_control_gaps_total", "Times that commands to workers may have been missed.", source="control_gaps"),
+    _counter("rt_control_unanswered_total", "Workers that did not answer another in time.", source="unanswered"),
     _counter("rt_store_probe_failures_total", "Probes that did not come back.", source="probe_failures"),
     _gauge("rt_store_connected", "1 where every worker is connected to the store.", mode="livemin"),
     _gauge("rt_store_probe_age_seconds", "Age of the oldest last probe that came back.", mode="livemax"),
@@ -143,6 +159,7 @@ _OF_PROCESS = (
     _gauge("rt_resident_memory_bytes", "Resident memory of the workers; shared pages count in each."),
     _gauge("rt_tasks", "Tasks of the workers' event loops."),
     _gauge("rt_deadlines", "Deadlines that the workers keep, with cancelled ones whose time has not come."),
+    _counter("rt_log_lines_dropped_total", "Lines of the log that could not be written."),
     _gauge("rt_worker_leaving", "1 where the worker has stopped accepting connections.", mode="liveall"),
     _gauge("rt_worker_seen_timestamp_seconds", "When the worker last copied its metrics.", mode="liveall"),
     _gauge("rt_worker_seen_uptime_seconds", "The same by the clock that nobody sets, since the boot.", mode="liveall"),

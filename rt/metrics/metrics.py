@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterable
 
 import prometheus_client as prometheus
 
-from rt import __version__
+from rt import __version__, logs
 from rt.metrics import workers
 from rt.metrics.counts import Latency
 from rt.metrics.series import Series, families
@@ -32,6 +33,7 @@ class Metrics(Series):
         self._sources["rt_cpu_seconds_total"] = [lambda: {(): time.process_time()}]
         self.gauge("rt_resident_memory_bytes", _resident_memory)
         self.gauge("rt_tasks", _tasks)
+        self._sources["rt_log_lines_dropped_total"] = [lambda: {(): logs.dropped()}]
         self._sources["rt_build_info"] = [lambda: {(__version__,): 1}]
         self._add_histogram("rt_loop_lag_seconds", (), self.loop_lag)
 
@@ -51,8 +53,17 @@ class Metrics(Series):
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes, over all workers that share the directory of :data:`workers.DIRECTORY`."""
+        return prometheus.generate_latest(self._present())
+
+    def gathered(self) -> Iterable[prometheus.Metric]:
+        """The same as values, for who makes something else of them."""
+        return self._present().collect()
+
+    def _present(self) -> prometheus.CollectorRegistry:
         self.collect()
-        return prometheus.generate_latest(workers.together() or self._registry)
+        registry = prometheus.CollectorRegistry()
+        registry.register(workers.Present(workers.together() or self._registry))
+        return registry
 
     def workers(self) -> list[WorkerState]:
         """The state of every live worker that shares the directory; of this one alone when there is none."""

@@ -77,8 +77,8 @@ class Series:
         return self._copied.get((name, ()), 0)
 
     def retire(self) -> None:
-        """Collect once more, and read gauges no more: what they measured is not there any longer, so they have no
-        value (NaN). Counters keep theirs."""
+        """Collect once more, and read gauges no more: what they measured is not there any longer, so they are left out
+        (NaN, since a mapped file forgets nothing). Counters keep their values."""
         self.collect()
         for name, labels in list(self._copied):
             if isinstance(self._families[name], prometheus.Gauge):

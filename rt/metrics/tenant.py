@@ -26,12 +26,14 @@ class TenantMetrics(Series):
         self._api: Counts = {}
         self._limited: Counts = {}
         self._latencies: dict[tuple[str, str], Latency] = {}
+        self.store_lag = Latency()
         self._regions: dict[tuple[str, ...], int] = {}
         self._sources["rt_connects_total"] = [lambda: self._connects]
         self._sources["rt_disconnects_total"] = [lambda: self._disconnects]
         self._sources["rt_recoveries_total"] = [lambda: self._recoveries]
         self._sources["rt_api_requests_total"] = [lambda: self._api]
         self._sources["rt_limit_hits_total"] = [lambda: self._limited]
+        self._add_histogram("rt_store_lag_seconds", (), self.store_lag)
         self.follow(self.tally)
         self.begin()
 

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Mapping
+from math import isnan
 from typing import NamedTuple, cast
 
 from prometheus_client import CollectorRegistry, Metric
@@ -68,6 +69,19 @@ def states() -> list[WorkerState] | None:
             else:
                 ready.setdefault(pid, {})[tenant] = sample.value
     return [state(pid, found, ready.get(pid, {})) for pid, found in sorted(values.items())]
+
+
+class Present(Collector):
+    """All that ``registry`` has, without gauges that have no value: one NaN would make a NaN of every sum over it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        """What a registry asks for at every scrape."""
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not isnan(sample.value)]
+            yield metric
 
 
 class _Sum(Collector):

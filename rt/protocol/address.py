@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 HOPS = 32
@@ -75,6 +75,24 @@ def subject(address: str, ipv6_prefix: int) -> str:
     if not isinstance(found, ipaddress.IPv6Address):
         return address if found is None else str(found)
     return str(ipaddress.ip_network((int(found) >> (128 - ipv6_prefix) << (128 - ipv6_prefix), ipv6_prefix)))
+
+
+def within(range: str) -> Callable[[str], bool]:
+    """What says whether an address in its usual form is the address ``range``, or in that range (CIDR). ValueError for
+    what is neither.
+
+    >>> within("10.0.0.0/8")("10.1.2.3"), within("::ffff:192.0.2.1")("192.0.2.1"), within("10.0.0.0/8")("")
+    (True, True, False)
+    """
+    if (one := _parsed(range)) is not None:
+        return _text(one).__eq__
+    network = ipaddress.ip_network(range, strict=False)
+
+    def fits(text: str) -> bool:
+        address = _parsed(text)
+        return address is not None and address in network
+
+    return fits
 
 
 @lru_cache(maxsize=4096)

@@ -88,7 +88,27 @@ class ShowConnection(_Message, frozen=True, gc=False, tag="connection"):
     client: str
 
 
-Message = SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels | ShowLimits | ShowConnection
+class ShowConnections(_Message, frozen=True, gc=False, tag="connections"):
+    """The question which connections there are: those of ``user`` (None: of anybody) that follow ``channel``, come from
+    ``ip`` (an address, or a range of them) and are ``slow``, as far as these say something. Answered by a
+    :class:`rt.protocol.inspection.ConnectionsState` with ``limit`` of them at most."""
+
+    user: str | None = None
+    channel: str = ""
+    ip: str = ""
+    slow: bool = False
+    limit: int = 100
+
+
+class ShowChannel(_Message, frozen=True, gc=False, tag="channel"):
+    """The question how ``channel`` stands; answered by who follows it, with a
+    :class:`rt.protocol.inspection.ChannelState`."""
+
+    channel: str
+
+
+_Asked = ListChannels | ShowLimits | ShowConnection | ShowConnections | ShowChannel
+Message = SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | _Asked
 
 
 class _SubscribeUser(Target, frozen=True, gc=False, tag="subscribe"):
@@ -99,7 +119,7 @@ class _SubscribeUser(Target, frozen=True, gc=False, tag="subscribe"):
     since: Position | None = None
 
 
-_Wired = _SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | ListChannels | ShowLimits | ShowConnection
+_Wired = _SubscribeUser | UnsubscribeUser | DisconnectUser | RefreshUser | _Asked
 
 _encode = msgspec.json.Encoder().encode
 _message = msgspec.json.Decoder(_Wired).decode

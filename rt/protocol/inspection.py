@@ -1,4 +1,4 @@
-"""What workers tell an operator about their limits and about one connection, and how their answers become one.
+"""What workers tell an operator about their limits, connections and channels, and how their answers become one.
 
 Unknown fields are ignored and missing ones have a default, so that workers of two releases can be asked together.
 """
@@ -67,8 +67,95 @@ class ConnectionState(msgspec.Struct, kw_only=True, gc=False):
     left: dict[str, float] = {}
 
 
+class ConnectionRow(msgspec.Struct, kw_only=True, gc=False):
+    """One connection among many: how many ``channels`` it follows, what waits for it (``queued_bytes``) and how long
+    the first of it has (``queued_for``, seconds), how many of its subscriptions are ``behind``, and the longest of
+    them for how long (``behind_for``)."""
+
+    client: str
+    user: str = ""
+    address: str = ""
+    transport: str = ""
+    node: str = ""
+    live: bool = False
+    channels: int = 0
+    queued_bytes: int = 0
+    queued_for: float = 0.0
+    behind: int = 0
+    behind_for: float = 0.0
+
+    @property
+    def slow_for(self) -> float:
+        """Since when it is owed something, in seconds."""
+        return max(self.queued_for, self.behind_for)
+
+
+class ConnectionsState(msgspec.Struct, kw_only=True, gc=False):
+    """Some of the connections that were asked for, those that have waited longest first, and how many fit in all."""
+
+    connections: list[ConnectionRow] = []
+    total: int = 0
+    more: bool = False
+    """Whether there are others beside those listed."""
+
+
+class RingState(msgspec.Struct, kw_only=True, gc=False):
+    """The newest publications that a worker keeps of a channel: how many, their bytes, and their offsets."""
+
+    count: int = 0
+    bytes: int = 0
+    oldest: int = 0
+    newest: int = 0
+
+
+class ChannelState(msgspec.Struct, kw_only=True, gc=False):
+    """A channel on one worker: how many ``subscribers`` it has there, how many of them are ``live``, where it stands
+    (without history: at a number of the worker's own, if at one at all), for how many seconds nothing came
+    (``quiet_for``), whether it is reading what it missed, and what is kept for those who need it again."""
+
+    node: str
+    subscribers: int = 0
+    live: int = 0
+    opened: bool = False
+    epoch: str = ""
+    offset: int = 0
+    quiet_for: float = 0.0
+    repairing: bool = False
+    recent: RingState = msgspec.field(default_factory=RingState)
+    spare: int = 0
+
+
 encode = msgspec.json.Encoder().encode
 _limits = msgspec.json.Decoder(LimitsState).decode
+_connections = msgspec.json.Decoder(ConnectionsState).decode
+_channel = msgspec.json.Decoder(ChannelState).decode
+
+
+def slowest(answers: Iterable[bytes], limit: int) -> ConnectionsState:
+    """The connections of all workers in one; an answer that makes no sense counts for nothing."""
+    rows: list[ConnectionRow] = []
+    total = 0
+    for body in answers:
+        try:
+            found = _connections(body)
+        except (ValueError, RecursionError):
+            continue
+        rows += found.connections
+        total += found.total
+    rows.sort(key=lambda row: (-row.slow_for, -row.queued_bytes, row.client))
+    del rows[limit:]
+    return ConnectionsState(connections=rows, total=total, more=total > len(rows))
+
+
+def by_worker(answers: Iterable[bytes]) -> list[ChannelState]:
+    """A channel on each of the workers that follow it, by their names."""
+    found: list[ChannelState] = []
+    for body in answers:
+        try:
+            found.append(_channel(body))
+        except (ValueError, RecursionError):
+            continue
+    return sorted(found, key=lambda state: state.node)
 
 
 def together(answers: Iterable[bytes]) -> LimitsState:

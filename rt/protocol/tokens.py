@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
@@ -129,12 +130,16 @@ class Verifier:
     """Judges tokens by the keys of one configuration: its own, and those of the key set where it names an endpoint.
 
     ``ValueError`` for a key that is none, too weak, or of another kind than its setting says. Regular expressions must
-    be valid.
+    be valid. ``failures`` are counted by the words of the exceptions: ``unreachable`` where keys cannot be had,
+    ``other`` for a good token of somebody or something else.
     """
 
-    __slots__ = ("_audience", "_issuer", "_key_set", "_keys", "_leeway", "_user_claim")
+    __slots__ = ("_audience", "_issuer", "_key_set", "_keys", "_leeway", "_user_claim", "failures")
 
-    def __init__(self, settings: TokenSettings, key_set: KeySet | None = None) -> None:
+    def __init__(
+        self, settings: TokenSettings, key_set: KeySet | None = None, failures: MutableMapping[str, int] | None = None
+    ) -> None:
+        self.failures: MutableMapping[str, int] = Counter() if failures is None else failures
         self._leeway = settings.leeway
         self._keys = _own_keys(settings)
         self._key_set = key_set if settings.jwks_public_endpoint else None
@@ -149,6 +154,13 @@ class Verifier:
         to wait for: then one that is unknown makes the token invalid, or is :class:`errors.Refused` (100, temporary)
         while the keys cannot be had.
         """
+        try:
+            return self._connection(token, now, fetched)
+        except (TokenInvalid, TokenExpired) as failed:
+            self.failures[str(failed)] += 1
+            raise
+
+    def _connection(self, token: str, now: float, fetched: bool) -> Identity:
         claims, user = self._judged(token, now, fetched)
         if claims.channel is not None:
             raise TokenInvalid("purpose")
@@ -163,6 +175,13 @@ class Verifier:
 
         The caller compares user, channel and client with the subscription at hand.
         """
+        try:
+            return self._subscription(token, now, fetched)
+        except (TokenInvalid, TokenExpired) as failed:
+            self.failures[str(failed)] += 1
+            raise
+
+    def _subscription(self, token: str, now: float, fetched: bool) -> Grant:
         claims, user = self._judged(token, now, fetched)
         if not claims.channel:
             raise TokenInvalid("purpose")
@@ -180,9 +199,9 @@ class Verifier:
         except ValueError:
             raise TokenInvalid("claims") from None
         if claims.exp is not None and self.over(seconds(claims.exp), now):
-            raise TokenExpired("exp")
+            raise TokenExpired("expired")
         if claims.nbf is not None and seconds(claims.nbf) - self._leeway > now:
-            raise TokenExpired("nbf")
+            raise TokenExpired("early")
         if self._audience is not None and not any(map(self._audience, claims.audiences())):
             raise TokenInvalid("audience")
         if self._issuer is not None and not self._issuer(claims.iss or ""):
@@ -221,12 +240,12 @@ class Verifier:
             raise self._missing(self._key_set, fetched)
         return False
 
-    @staticmethod
-    def _missing(key_set: KeySet, fetched: bool) -> Exception:
+    def _missing(self, key_set: KeySet, fetched: bool) -> Exception:
         """What a token whose key is not here means: one that names none may be of a key that is new."""
         if not fetched:
             return KeysWanted()
         if not key_set.reached:
+            self.failures["unreachable"] += 1
             return errors.Refused(errors.INTERNAL, "the keys of tokens cannot be fetched")
         return TokenInvalid("key")
 
@@ -253,6 +272,7 @@ def identify(token: str, verifier: Verifier, policy: Policy, now: float, *, fetc
     if not identity.user and policy.disallow_anonymous_connection_tokens:
         raise errors.Closing(errors.FORBIDDEN, "a connection token must name a user")
     if verifier.over(identity.expire_at, now):
+        verifier.failures["expired"] += 1
         raise errors.Refused(errors.EXPIRED)
     return identity
 
@@ -274,8 +294,10 @@ def permit(
     except TokenInvalid as invalid:
         raise errors.Refused(errors.PERMISSION_DENIED, f"subscription token: {invalid}") from None
     if grant.channel != channel or grant.user != user or grant.client not in ("", client):
+        verifier.failures["other"] += 1
         raise errors.Closing(errors.INVALID_TOKEN, "subscription token: of another channel, user or client")
     if verifier.over(grant.expire_at, now):
+        verifier.failures["expired"] += 1
         raise errors.Refused(errors.EXPIRED)
     return grant
 

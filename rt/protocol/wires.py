@@ -206,6 +206,17 @@ class StreamWire(Wire):
         its JSON object."""
 
 
+class EventWire(StreamWire):
+    """What the wires of event streams share."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def end(self, close: Close, cursor: str | None, retry: int) -> bytes:
+        """The last bytes of one that should come back after ``retry`` milliseconds, from ``cursor`` where that is
+        certain."""
+
+
 class SocketWire(StreamWire):
     """One text frame per push, each with the cursor."""
 
@@ -227,7 +238,7 @@ class SocketWire(StreamWire):
         return b"".join(frames)
 
 
-class SseWire(StreamWire):
+class SseWire(EventWire):
     """Server-Sent Events (WHATWG HTML, section 9.2): the cursor is the event's id, and what is no publication has an
     event name."""
 
@@ -239,6 +250,9 @@ class SseWire(StreamWire):
 
     def farewell(self, close: Close) -> bytes:
         return sse.event(replies.disconnect_object(close), event="disconnect")
+
+    def end(self, close: Close, cursor: str | None, retry: int) -> bytes:
+        return sse.retry(retry) + sse.event(replies.disconnect_object(close), id=cursor, event="disconnect")
 
     def push(self, body: bytes) -> bytes:
         return sse.event(body)
@@ -267,7 +281,7 @@ def _spliced(channel: Name, body: bytes) -> bytes:
     return channel.head + body[1:] if body != b"{}" else b'{"channel":%s}' % channel.json
 
 
-class UniSseWire(StreamWire):
+class UniSseWire(EventWire):
     """Server-Sent Events whose data are bare pushes; the cursor is the event's id."""
 
     __slots__ = ()
@@ -277,6 +291,9 @@ class UniSseWire(StreamWire):
 
     def farewell(self, close: Close) -> bytes:
         return sse.event(b'{"disconnect":%s}' % replies.disconnect_object(close))
+
+    def end(self, close: Close, cursor: str | None, retry: int) -> bytes:
+        return sse.retry(retry) + sse.event(b'{"disconnect":%s}' % replies.disconnect_object(close), id=cursor)
 
     def push(self, body: bytes) -> bytes:
         return sse.event(body)

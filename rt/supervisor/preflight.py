@@ -5,16 +5,37 @@ Such mistakes are told like those in the file: with file, line, key, what was fo
 
 from __future__ import annotations
 
+import datetime
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from rt import logs
 from rt.config import Config, ConfigError, Problem
+from rt.config.certificate import Certificate
 from rt.config.source import Mapping, parse
 from rt.store import Store, StoreBootError
 from rt.supervisor import listeners
 from rt.supervisor.listeners import BindError
+
+log = logging.getLogger(__name__)
+
+
+def tell_certificate(config: Config) -> None:
+    """Log until when the certificate of the public doors is good; as a warning when it should be renewed by now."""
+    tls = config.server.tls
+    if tls is None:
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    try:
+        certificate = Certificate.read(tls.cert_file)
+    except (OSError, ValueError) as error:  # TLS could use it, which is what counts
+        log.warning("the certificate says nothing of itself: %s", type(error).__name__)
+        return
+    level = logging.WARNING if certificate.is_due(now) else logging.INFO
+    log.log(level, "certificate %s", certificate.told(now), extra=logs.fields(file=tls.cert_file))
 
 
 def require_free_ports(config: Config, file: Path | None) -> None:

@@ -9,7 +9,9 @@ import msgspec
 from rt.config import Config, Redis, Tenant
 
 _RESTART_ONLY = ("address", "port", "workers", "tls", "internal", "backlog")
-"""Keys of ``server`` that belong to sockets and processes; of ``redis``, a tenant's too, it is all of them."""
+"""Keys of ``server`` that belong to sockets and processes (of ``tls``, whether there is any); of ``redis``, a tenant's
+too, it is all of them.
+"""
 
 
 def merge(running: Config, loaded: Config, fresh: Config, store: str = "") -> tuple[Config, list[str]]:
@@ -19,6 +21,8 @@ def merge(running: Config, loaded: Config, fresh: Config, store: str = "") -> tu
     ``store`` is where the embedded store runs; empty when it does not.
     """
     kept = {name: getattr(running.server, name) for name in _RESTART_ONLY}
+    if running.server.tls is not None and fresh.server.tls is not None:
+        kept["tls"] = fresh.server.tls  # other files, or the same ones with something else in them
     server = msgspec.structs.replace(fresh.server, **kept)
     waiting = list(_waiting(loaded, fresh))
     if store:
@@ -30,7 +34,8 @@ def merge(running: Config, loaded: Config, fresh: Config, store: str = "") -> tu
 
 def _waiting(loaded: Config, fresh: Config) -> Iterator[str]:
     for name in _RESTART_ONLY:
-        if getattr(loaded.server, name) != getattr(fresh.server, name):
+        old, new = getattr(loaded.server, name), getattr(fresh.server, name)
+        if old != new and not (name == "tls" and old is not None and new is not None):
             yield f"server.{name}"
     yield from _changed("redis", loaded.redis, fresh.redis)
 

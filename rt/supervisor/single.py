@@ -106,6 +106,7 @@ class Single:
         await app.start(public, internal)
         settle()
         log.info("ready", extra=logs.fields(address=server.address, port=server.port))
+        preflight.tell_certificate(self._config)
         self._notify.ready("ready")
         alive = asyncio.create_task(self._keep_alive(), name="watchdog")
         await self._stop.wait()
@@ -151,6 +152,7 @@ class Single:
         else:
             self._config = config
             log.info("config reloaded")
+            preflight.tell_certificate(config)
             if waiting:
                 log.warning("these take effect at the next restart: %s", ", ".join(waiting))
         self._notify.ready("ready")

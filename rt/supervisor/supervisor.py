@@ -89,6 +89,7 @@ class Supervisor:
         await self._crew.start()
         server = self._config.server
         log.info("ready", extra=logs.fields(workers=server.workers, address=server.address, port=server.port))
+        preflight.tell_certificate(self._config)
         if server.demo:
             scheme = "https" if server.tls else "http"
             log.info("the demo page is at %s://localhost:%d/", scheme, server.port)
@@ -151,6 +152,7 @@ class Supervisor:
         else:
             self._config = fresh
             log.info("config reloaded")
+            preflight.tell_certificate(fresh)
 
     async def _wind_up(self, tasks: list[asyncio.Task[None]]) -> None:
         """Stop everything, the store last, within ``server.shutdown_timeout``."""

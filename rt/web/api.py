@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
+
+import msgspec
+from tornado.iostream import StreamClosedError
 
 from rt import errors
 from rt.broker import Broker
@@ -21,16 +25,20 @@ from rt.metrics import TenantMetrics
 from rt.protocol import replies
 from rt.protocol.address import Proxies
 from rt.web import allowance
-from rt.web.answers import WRONG_SHAPE, Outcome, error_object
+from rt.web.answers import WRONG_SHAPE, Done, Method, Outcome, error_object
 from rt.web.methods import Methods
 
 if TYPE_CHECKING:
     from rt.web.request import Request
+    from rt.web.tail import Tails
 
 PREFIX = "/api/"
 
 ENVELOPE = "/api"
 """The address of the old form, where the method stands in the body."""
+
+TAIL = "tail"
+"""The one method that answers with a stream, and so stands in no batch and no body."""
 
 STATUS = {100: 500, 102: 404, 104: 404, 107: 400, 108: 400, 111: 429, 112: 416, 113: 409}
 """Error code -> HTTP status in the mode ``transport``; 400 for others."""
@@ -49,8 +57,17 @@ _BARE = frozenset({"batch", _LEGACY})
 class Api:
     """The server API of one worker. :meth:`door` is called with every request under ``/api``, its body complete."""
 
-    def __init__(self, config: Config, broker: Broker, metrics: TenantMetrics, limits: Limits) -> None:
+    def __init__(
+        self,
+        config: Config,
+        broker: Broker,
+        metrics: TenantMetrics,
+        limits: Limits,
+        tails: Tails | None = None,
+    ) -> None:
+        """Without ``tails`` there is no method ``tail``."""
         self._methods = Methods(config, broker)
+        self._tails = tails
         self._count = metrics.api
         self._limits = limits
         self.reload(config)
@@ -63,15 +80,22 @@ class Api:
         self._transport = config.http_api.error_mode == "transport"
         self._proxies = Proxies(config.server.trusted_proxies, config.server.proxy_header)
 
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The methods by name, for another door that has a key of its own."""
+        return self._methods.by_name
+
     async def stop(self) -> None:
         """End what is under way; to be called when no more requests come and before the broker stops."""
+        if self._tails is not None:
+            self._tails.stop()
         await self._methods.stop()
 
     def door(self, request: Request) -> None:
         """Answer one request, now or when the store has answered."""
         old = request.path == ENVELOPE
         name = _LEGACY if old else request.path.removeprefix(PREFIX)
-        if not old and name not in self._methods.by_name:
+        if not old and name not in self._methods.by_name and (name != TAIL or self._tails is None):
             self._refuse(request, _UNKNOWN, 404, b"Not Found")
         elif request.method != "POST":
             self._refuse(request, name, 405, b"Method Not Allowed", ("Allow", "POST"))
@@ -119,6 +143,8 @@ class Api:
         transport = self._transport or request.headers.get("X-Centrifugo-Error-Mode") == "transport"
         done = partial(self._answer, request, name, transport)
         method = self._methods.by_name.get(name, self._methods.envelope)
+        if name == TAIL:
+            method = partial(self._tail, request)
         self._methods.commands = 1
         try:
             # The decoder looks at the text it converts, but not at what it only passes on.
@@ -129,6 +155,15 @@ class Api:
             done(refused.error)
         except WRONG_SHAPE:
             self._refuse(request, name, 400, b"Bad Request")
+
+    def _tail(self, request: Request, body: bytes | msgspec.Raw, done: Done) -> None:
+        """What passes through a channel, as a stream: it takes the place of an answer."""
+        assert self._tails is not None
+        try:
+            self._tails.begin(request)
+        except StreamClosedError:
+            return  # the peer left meanwhile: there is nobody to answer
+        self._count(TAIL, 0)
 
     def _may_call(self, request: Request) -> bool:
         if self._open:

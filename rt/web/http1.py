@@ -32,6 +32,7 @@ AHEAD = 65536  # bytes that may be sent ahead of an answer; then the socket is n
 TURN = 32  # heads and parts of a body that one connection is served before others get a turn
 IDLE = 75.0  # seconds a connection may wait for its next request
 
+_TLS = b"\x16\x03"  # with which a handshake begins
 _REFUSED = {
     400: b"HTTP/1.1 400 Bad Request",
     413: b"HTTP/1.1 413 Content Too Large",
@@ -122,6 +123,8 @@ class Connection(Line):
             # A first one may be the only one, and is mostly like no other: it has a nonce in it, or a cursor.
             head = self._http.heads.read(data[:end]) if self._kept else Head(data[:end])
         except Malformed:
+            if data.startswith(_TLS):
+                logging.getLogger("rt.web").debug("TLS on a port without TLS")
             self._refuse(400)
             return False
         self._buffer = data[end:]

@@ -1,7 +1,8 @@
 """The doors for operators, on an address of their own: ``/health``, ``/ready`` and ``/metrics``.
 
 They are plain Tornado handlers; nothing here is hot. None of them needs a key, so the address should be one that only
-the operator's tools can reach (by default it is 127.0.0.1).
+the operator's tools can reach (by default it is 127.0.0.1). The server API stands beside them (:mod:`rt.web.router`),
+with its keys.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -50,9 +51,11 @@ class Internal(RequestHandler):
 
     async def head(self) -> None:
         """As GET; Tornado keeps the body back."""
-        self.get()
+        waiting = self.get()
+        if waiting is not None:
+            await waiting
 
-    def get(self) -> None:
+    def get(self) -> Awaitable[None] | None:
         """Answered by the doors below; there is no other."""
         raise HTTPError(404)
 
@@ -84,11 +87,8 @@ class Ready(Internal):
 
     def get(self) -> None:
         """``{"ready":false,"reasons":["..."]}``, with ``tenants`` the same for each where the config names them."""
-        own, states, now = self._readiness(), self._metrics.workers(), time.monotonic()
-        found = {
-            name: why_not_ready(name, reasons, states, self._workers, os.getpid(), now)
-            for name, reasons in own.reasons.items()
-        }
+        own = self._readiness()
+        found = judged(own, self._metrics.workers(), self._workers, time.monotonic())
         asked = self.get_query_argument("tenant", None)
         if asked is None:
             self._answer(together(found), found if own.apart else None)
@@ -119,21 +119,31 @@ class Scrape(Internal):
         self.finish(self._metrics.render())
 
 
-def application(metrics: Metrics, readiness: Callable[[], Readiness], workers: int = 1) -> Application:
+def application(
+    metrics: Metrics, readiness: Callable[[], Readiness], workers: int = 1, more: Sequence[Any] = ()
+) -> Application:
     """The application of the internal port.
 
     ``readiness`` is asked for every ``/ready`` how this worker stands; the other workers' state comes from the shared
-    metrics. ``workers`` is how many this server should have.
+    metrics. ``workers`` is how many this server should have. ``more`` are routes beside these.
     """
     return Application(
         [
             ("/health", Health),
             ("/ready", Ready, {"metrics": metrics, "readiness": readiness, "workers": workers}),
             ("/metrics", Scrape, {"metrics": metrics}),
+            *more,
         ],
         default_handler_class=Internal,
         log_function=_log_nothing,
     )
+
+
+def judged(own: Readiness, states: Sequence[WorkerState], expected: int, now: float) -> dict[str, list[str]]:
+    """Why the server is not ready, by tenant, as this worker and the ``states`` of all say; ``now`` is monotonic."""
+    return {
+        name: why_not_ready(name, reasons, states, expected, os.getpid(), now) for name, reasons in own.reasons.items()
+    }
 
 
 def why_not_ready(

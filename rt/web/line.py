@@ -33,6 +33,10 @@ class Lines:
         self.open: set[Line] = set()
         self.leaving = False
 
+    def part(self) -> None:
+        """Close each line after its next answer. One that waits for a request may have one on its way."""
+        self.leaving = True
+
     def leave(self) -> None:
         """Close the lines that wait for a request, and the others after their answer."""
         self.leaving = True

@@ -51,11 +51,20 @@ class Listener:
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def stop(self) -> None:
-        """Accept no more. The socket stays open: others may hold it, and what waits in it is theirs."""
+        """Accept no more; harmless when that is so already. The socket stays open: others may hold it, and what waits
+        in it is theirs."""
+        if not self._started:
+            return
         self._started = False
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._socket.fileno())
+
+    def close(self) -> None:
+        """Accept no more, and give up our copy of the socket. Where nobody else has one, who comes now is refused at
+        once, instead of waiting for somebody to accept."""
+        self.stop()
+        self._socket.close()
 
     def _readable(self) -> None:
         for _ in range(BATCH):

@@ -68,7 +68,7 @@ class Methods:
         self._publications = publications = Publications(broker, namespaces)
         self._audiences = audiences = Audiences(broker, namespaces)
         self._users = users = Users(broker, namespaces, config.client.session_ttl)
-        looks = Inspection(broker)
+        self._looks = looks = Inspection(broker, namespaces)
         self.by_name: dict[str, Method] = {
             "publish": publications.publish,
             "broadcast": publications.broadcast,
@@ -83,6 +83,8 @@ class Methods:
             "refresh": users.refresh,
             "limits": looks.limits,
             "connection": looks.connection,
+            "connections": looks.connections,
+            "channel": looks.channel,
             "info": self.info,
             "rpc": self.rpc,
             "batch": self.batch,
@@ -91,7 +93,8 @@ class Methods:
     def reload(self, config: Config) -> None:
         """Use the namespaces and the life of sessions of another config from the next call on."""
         namespaces = Namespaces(config.channel)
-        self._publications.namespaces = self._audiences.namespaces = self._users.namespaces = namespaces
+        for part in (self._publications, self._audiences, self._users, self._looks):
+            part.namespaces = namespaces
         self._users.session_ttl = config.client.session_ttl
 
     async def stop(self) -> None:

@@ -89,3 +89,14 @@ async def test_a_lineage_that_changes_under_a_live_connection_is_noticed(store: 
         await eventually(lambda: worker.resumed == 1)
         after = (await worker.broker.publish("a", body(2), STORED)).position
         assert after.epoch != before.epoch
+
+
+@asynchronous
+async def test_the_way_of_a_probe_is_measured(store: Store) -> None:
+    """Once per probe, by one clock: a store that is far away shows."""
+    lags: list[float] = []
+    with Link(store) as link:
+        async with Worker(link.url, probe_interval=INTERVAL) as worker:
+            worker.broker.watch_lag(lags.append)
+            await eventually(lambda: len(lags) >= 2)
+            assert all(0 < lag < INTERVAL for lag in lags)

@@ -199,6 +199,10 @@ BROKEN = [
         "f:1: redis.tls.ca_file: found a file that cannot be read (No such file or directory), "
         "expected certificates in PEM",
     ),
+    (
+        "server: {internal: {admin: {password: same}}}\nhttp_api: {key: same}",
+        "f:1: server.internal.admin.password: found the same as http_api.key, expected a secret of its own",
+    ),
 ]
 
 SAFE = {"RT_CLIENT_TOKEN_HMAC_SECRET_KEY": "k" * 32, "RT_HTTP_API_KEY": "a" * 16, "RT_SERVER_MODE": "production"}
@@ -219,6 +223,10 @@ INSECURE = [
     (
         "redis: {url: 'rediss://h', tls: {verify: false}}",
         "f:1: redis.tls.verify: found false, expected true in production",
+    ),
+    (
+        "server: {internal: {admin: {password: fifteen-bytes..}}}",
+        "f:1: server.internal.admin.password: found a secret of 15 bytes, expected at least 16 bytes in production",
     ),
 ]
 

@@ -106,12 +106,15 @@ def test_what_is_written_comes_out_in_order(steps: list[bytes | int], ends: bool
             assert whole.startswith(sink.taken)
             assert outbox.size == len(whole) - len(sink.taken)
             assert sink.watched == (outbox.queue is not None) == bool(outbox.size) == bool(outbox.count)
+            assert hub.queues == ({outbox} if sink.watched else set())
         before = len(sink.taken)
         if ends:
             outbox.end(last)
+            assert not hub.queues  # it may linger, but it is no connection any more
         sink.room = 10_000
         outbox.drain()
         assert (outbox.size, outbox.count, outbox.queue, sink.watched) == (0, 0, None, False)
+        assert not hub.queues
         assert sink.ended == ends
         whole = b"".join(written)
         if not ends:

@@ -39,6 +39,7 @@ def test_every_value_of_a_closed_label_is_explained() -> None:
         definitions.SHEDS,
         definitions.STEPS,
         definitions.REFUSALS,
+        definitions.TOKEN_FAILURES,
     )
     missing = [word for words in sets for word in words if f"`{word}`" not in PAGE]
     assert not missing

@@ -204,3 +204,14 @@ writer.close()
 def test_fields_are_an_extra() -> None:
     """They can be given to any logger."""
     assert json.dumps(fields(a=1)) == '{"fields": {"a": 1}}'
+
+
+def test_lines_that_are_lost_can_be_counted() -> None:
+    """What the metric of dropped lines reads: of the writer that this process has."""
+    reader, writer_fd = os.pipe()
+    os.close(reader)
+    code = "import logging\nfrom rt import logs\nassert logs.dropped() == 0\nwriter = logs.setup()\n"
+    code += "logging.getLogger('rt').error('lost')\nwriter.flush(5)\nprint(logs.dropped())"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=writer_fd, text=True)
+    os.close(writer_fd)
+    assert ended.stdout.strip() == "1"

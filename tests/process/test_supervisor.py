@@ -232,6 +232,30 @@ def test_upgrade_finds_the_server_by_its_config(faked: Supervised) -> None:
     assert refused.returncode == 1 and "no running server" in refused.stderr
 
 
+def test_drain_ends_the_server_and_waits(running: Supervised) -> None:
+    """``server.py drain FILE``: clients are told to go, and when it returns nothing is left; again, there is nobody."""
+    below = running.below()
+    drained = _server_py("drain", str(running.file), cwd=running.folder)
+    assert drained.returncode == 0, drained.stderr
+    assert drained.stdout.splitlines()[-1].endswith("is gone")
+    assert not any(map(processes.alive, below))
+    assert running.wait() == 0
+    again = _server_py("drain", str(running.file), cwd=running.folder)
+    assert again.returncode == 1 and "no running server" in again.stderr
+
+
+def test_drain_of_one_worker(faked: Supervised) -> None:
+    """``server.py drain FILE --worker PID``: that one has a successor and ends; a stranger is left alone."""
+    leaving, other = faked.workers()
+    stranger = _server_py("drain", str(faked.file), "--worker", str(os.getpid()), cwd=faked.folder)
+    assert stranger.returncode == 1 and "is no worker" in stranger.stderr
+    drained = _server_py("drain", str(faked.file), "--worker", str(leaving), cwd=faked.folder)
+    assert drained.returncode == 0, drained.stderr
+    faked.wait_log("workers replaced")
+    assert other in faked.workers() and leaving not in faked.workers()
+    assert len(faked.all_facts()) == 2
+
+
 def test_a_worker_told_to_stop_by_somebody_else_has_a_successor_at_once(faked: Supervised) -> None:
     """SIGTERM to a worker: it drains, and its seat is taken before it is gone."""
     leaving, other = faked.workers()

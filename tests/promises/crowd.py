@@ -207,6 +207,16 @@ class Member(asyncio.Protocol):
         self.at = max(self.at, offset)
 
 
+def peak(moments: Sequence[float], within: float = 1.0) -> int:
+    """The most of the moments that lie within so many seconds."""
+    ordered, first, most = sorted(moments), 0, 0
+    for last, moment in enumerate(ordered):
+        while moment - ordered[first] > within:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
 class Throng:
     """All members of this process."""
 
@@ -270,6 +280,7 @@ class Throng:
             "inside": sum(member.inside for member in self.members),
             "there": sum(member.inside and member.at == offset for member in self.members),
             "counts": dict(self.counts),
+            "peak": peak([at for at, _ in self.back]),
             "back_at": max((at for at, _ in self.back), default=0.0),
             "took": {str(part): took[int(part * (len(took) - 1))] for part in (0.5, 0.99, 1.0)} if took else {},
             "cpu": time.process_time(),

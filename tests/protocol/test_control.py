@@ -15,6 +15,8 @@ from rt.protocol.control import (
     ListChannels,
     Message,
     RefreshUser,
+    ShowChannel,
+    ShowConnections,
     SubscribeUser,
     Target,
     UnsubscribeUser,
@@ -35,6 +37,9 @@ MESSAGES = [
     RefreshUser("42", "c", "s", info=b'{"n":1}'),
     ListChannels(),
     ListChannels("chat:*"),
+    ShowConnections(),
+    ShowConnections("", "a", "10.0.0.0/8", True, 7),
+    ShowChannel("a"),
 ]
 
 

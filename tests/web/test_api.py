@@ -70,7 +70,7 @@ def test_without_a_configured_key_nobody_may_call(key: str | None) -> None:
         "legacy",
         "envelope",
         "map_publish",
-        "connections",
+        "map_connections",
         "../health",
         "__proto__",
     ],

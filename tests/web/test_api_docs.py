@@ -12,14 +12,14 @@ from rt.broker.sessions import MAX_FIELDS
 from rt.config import Config
 from rt.delivery import publishing
 from rt.protocol import pattern, payload
-from rt.web import api, audiences, batch, envelope, methods, publications, users
+from rt.web import api, audiences, batch, envelope, inspection, methods, publications, tail, users
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 
 
 def test_each_method_has_its_section_and_its_example() -> None:
     """A heading and a call with curl, for the methods of the table and no other."""
-    known = list(methods.Methods(Config(), cast(Broker, None)).by_name)
+    known = [*methods.Methods(Config(), cast(Broker, None)).by_name, api.TAIL]
     sections = {text.partition("\n")[0]: text for text in PAGE.split("\n## ")}
     assert {name for name in sections if re.fullmatch(r"[a-z_]+", name)} == set(known)
     assert all(f"/api/{name} " in sections[name] for name in known)
@@ -35,7 +35,8 @@ def test_the_old_form_is_told_with_its_numbers() -> None:
 def test_every_method_stands_in_the_table_at_the_top() -> None:
     """With a link to its section."""
     top = PAGE.partition("## The key")[0]
-    assert all(f"[{name}](#{name})" in top for name in methods.Methods(Config(), cast(Broker, None)).by_name)
+    known = [*methods.Methods(Config(), cast(Broker, None)).by_name, api.TAIL]
+    assert all(f"[{name}](#{name})" in top for name in known)
 
 
 def test_bounds_and_statuses_are_those_of_the_code() -> None:
@@ -52,6 +53,8 @@ def test_bounds_and_statuses_are_those_of_the_code() -> None:
         f"at most {pattern.LENGTH_MAX} characters",
         f"may have {users.COMMAND_BYTES >> 10} KiB",
         f"at most {errors.REASON_MAX} bytes",
+        f"have {tail.TAILS} of them at once on each worker",
+        f"1 to {inspection.LISTED_MAX} connections ({inspection.LISTED} without it)",
         f"about {MAX_FIELDS // 100 * 100} channels",
     ):
         assert words in " ".join(PAGE.split()), words
