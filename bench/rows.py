@@ -204,19 +204,23 @@ def idle(bench: Bench) -> None:
 
 def workers(bench: Bench) -> None:
     """Two workers against one, on the same core."""
-    size, publishers = min(bench.sizes[-1], 5000), 8
+    size, flights = min(bench.sizes[-1], 5000), bench.flights[:2]
 
-    def act(count: int, figure: Figure) -> None:
+    def act(count: int, publishers: int, figure: Figure) -> None:
         with Rt(count) as target, subscribers(bench.load, target, "sdk", size) as (load, _):
             load.warm(publishers)
             bench.published(figure, load, publishers, "deliveries")
-        one = bench.taken("workers", workers=1, subs=size)
+        one = bench.taken("workers", workers=1, subs=size, in_flight=publishers)
         if count > 1:
             bench.compare(figure, one, "one worker")
 
-    for count in (1, 2):
-        name = f"{count} worker{'s' * (count > 1)}, {size:,} subscribers, {publishers} in flight"
-        bench.measure(name, partial(act, count), "workers", bar=1.1, workers=count, subs=size)
+    for publishers in flights:
+        for count in (1, 2):
+            name = f"{count} worker{'s' * (count > 1)}, {size:,} subscribers, {publishers} in flight"
+            bench.measure(
+                name, partial(act, count, publishers), "workers",
+                bar=1.1 if count > 1 else None, workers=count, subs=size, in_flight=publishers,
+            )  # fmt: skip
 
 
 def rate(bench: Bench) -> None:
