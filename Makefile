@@ -4,7 +4,8 @@
 #   make test       all tests; ARGS="-k words" narrows them
 #   make check      style, types, the order of the rooms, dead links
 #   make fmt        lay the code out as make check wants it
-#   make bench      measure (docs/performance.md says what)
+#   make bench      measure (docs/performance.md says what); ARGS="--only fan-out" narrows it
+#   make peers      install the other servers that the bench measures beside this one, under bench/peers
 #   make torture    random faults, and what the checker says; SEED=1 STORE=embedded|redis|valkey RECEIVES=200000
 #   make soak       a long run, and what it leaves behind; MINUTES=20 STORE=embedded|redis|valkey
 #   make install    what test and check need; quick when it is done
@@ -15,7 +16,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install run test check fmt bench torture soak lock clean js
+.PHONY: help install run test check fmt bench peers torture soak lock clean js
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -83,6 +84,14 @@ fmt: install
 bench: install
 	@$(PY) bench/run.py $(ARGS)
 
+# What is missing is skipped by the bench, with a word.
+PEERS := bench/peers
+peers: install
+	@if command -v npm >/dev/null; then \
+		cd $(PEERS) && npm ci --silent --no-audit --no-fund --ignore-scripts; else echo "no npm: ws and socket.io are left out"; fi
+	@$(PY) -m venv $(PEERS)/.venv
+	@$(PEERS)/.venv/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $(PEERS)/requirements.lock
+
 # Both print what they were given, so that it can be given again; docs/reliability.md tells what they do.
 RECEIVES ?= 200000
 MINUTES ?= 20
@@ -101,7 +110,8 @@ lock:
 	@command -v uv >/dev/null || { echo "make lock needs uv on PATH" >&2; exit 1; }
 	@uv $(LOCK) --output-file requirements.lock
 	@uv $(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	@uv $(subst setup.cfg,$(PEERS)/requirements.in,$(LOCK)) --output-file $(PEERS)/requirements.lock
 
 clean:
-	@rm -rf $(VENV) tests/js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist rt.egg-info
+	@rm -rf $(VENV) $(PEERS)/.venv $(PEERS)/node_modules tests/js/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist rt.egg-info
 	@find rt tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

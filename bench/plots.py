@@ -102,7 +102,7 @@ def charts(figures: list[Figure]) -> dict[str, str]:
         by_subs[f"{count} in flight"] = points(figures, "fan-out", "subs", **at)
         by_bytes[f"{count} in flight"] = points(figures, "growth", "bytes", in_flight=count)
     by_channels = {"publish": points(figures, "publish", "channels", way="publish", heard=True)}
-    by_workers = {"8 in flight": points(figures, "workers", "workers")}
+    by_workers = {f"{count} in flight": points(figures, "workers", "workers", in_flight=count) for count in flights}
     cost = "µs of CPU per delivery"
     wanted: dict[str, tuple[str, str, str, dict[str, Points]]] = {
         "subscribers": ("Cost of a delivery, by subscribers (WebSocket)", "subscribers of the channel", cost, by_subs),

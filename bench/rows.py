@@ -106,12 +106,12 @@ def with_channels(bench: Bench, channels: int) -> None:
         subs = channels if heard else 0
         try:
             with Rt() as target, subscribers(bench.load, target, "sdk", subs, channels=channels) as (load, _):
-                for way, how, bar in ways if heard else ways[:1]:
+                for way, how, bar in ways:
                     publishers = 32 if way == "publish" else 4
                     name = f"{names[way]}, {channels:,} channels, {'one subscriber each' if heard else 'nobody there'}"
                     bench.measure(
                         f"{name}, {publishers} in flight", partial(act, load, publishers, how), "publish",
-                        bar=bar, way=way, channels=channels, heard=heard,
+                        bar=bar if heard == (way == "publish") else None, way=way, channels=channels, heard=heard,
                     )  # fmt: skip
         except (Refused, Unavailable) as error:
             bench.skip(f"publish, {channels:,} channels", error, "publish", channels=channels, heard=heard)
@@ -204,19 +204,23 @@ def idle(bench: Bench) -> None:
 
 def workers(bench: Bench) -> None:
     """Two workers against one, on the same core."""
-    size, publishers = min(bench.sizes[-1], 5000), 8
+    size, flights = min(bench.sizes[-1], 5000), bench.flights[:2]
 
-    def act(count: int, figure: Figure) -> None:
+    def act(count: int, publishers: int, figure: Figure) -> None:
         with Rt(count) as target, subscribers(bench.load, target, "sdk", size) as (load, _):
             load.warm(publishers)
             bench.published(figure, load, publishers, "deliveries")
-        one = bench.taken("workers", workers=1, subs=size)
+        one = bench.taken("workers", workers=1, subs=size, in_flight=publishers)
         if count > 1:
             bench.compare(figure, one, "one worker")
 
-    for count in (1, 2):
-        name = f"{count} worker{'s' * (count > 1)}, {size:,} subscribers, {publishers} in flight"
-        bench.measure(name, partial(act, count), "workers", bar=1.1, workers=count, subs=size)
+    for publishers in flights:
+        for count in (1, 2):
+            name = f"{count} worker{'s' * (count > 1)}, {size:,} subscribers, {publishers} in flight"
+            bench.measure(
+                name, partial(act, count, publishers), "workers",
+                bar=1.1 if count > 1 else None, workers=count, subs=size, in_flight=publishers,
+            )  # fmt: skip
 
 
 def rate(bench: Bench) -> None:

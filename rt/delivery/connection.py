@@ -112,7 +112,8 @@ class Connection(ABC):
     def received(self, size: int) -> None:
         """``size`` bytes came in, whatever they are."""
         self.hub.tally.received_bytes += size
-        self.heard()
+        if self.heartbeat is not None:
+            self.heartbeat.heard()
 
     def heard(self) -> None:
         """The peer lives: it sent something, or took something."""

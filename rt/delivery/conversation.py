@@ -61,7 +61,7 @@ class Conversation(Subscriber):
 
     @property
     def busy(self) -> bool:
-        return self.waiting or super().busy
+        return self.waiting or (self.outbox.size > 0 and super().busy)
 
     @property
     def ping(self) -> bytes:

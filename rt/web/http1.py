@@ -296,7 +296,7 @@ class Connection(Line):
             self._response.let_go()
         self._response = self._delegate = None
         self._reading = False
-        return Socket(self._socket, self._watcher, watched=reading), behind
+        return Socket(self._socket, self._loop, watched=reading), behind
 
     # The end
 

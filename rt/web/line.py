@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from rt.delivery.wheel import Alarm, Wheel
-from rt.web.poll import Poll, watcher
 
 READ_SIZE = 65536  # bytes taken from a socket at once
 STALLED = 30.0  # seconds in which a peer must take something of what it is sent
@@ -29,7 +28,6 @@ class Lines:
         self.wheel = wheel
         self.timeout = timeout
         self.loop = asyncio.get_running_loop()
-        self.watcher = watcher(self.loop)
         self.open: set[Line] = set()
         self.leaving = False
 
@@ -44,11 +42,9 @@ class Lines:
             line.leave()
 
     def close(self) -> None:
-        """Close all of them, whatever they do; sockets that were taken over are not heard any more."""
+        """Close all of them, whatever they do."""
         for line in list(self.open):
             line.abort()
-        if isinstance(self.watcher, Poll):
-            self.watcher.close()
 
 
 class Line(ABC):
@@ -67,7 +63,6 @@ class Line(ABC):
         "_reading",
         "_socket",
         "_state",
-        "_watcher",
     )
 
     protocol = "http"
@@ -75,7 +70,6 @@ class Line(ABC):
     def __init__(self, lines: Lines, sock: socket.socket, address: Any) -> None:
         self._lines = lines
         self._loop = lines.loop
-        self._watcher = lines.watcher
         self._socket = sock
         self._fd = sock.fileno()
         self._address = address
@@ -133,12 +127,12 @@ class Line(ABC):
     def _resume(self) -> None:
         if not self._reading and not self._ended:
             self._reading = True
-            self._watcher.add_reader(self._fd, self._readable)
+            self._loop.add_reader(self._fd, self._readable)
 
     def _pause(self) -> None:
         if self._reading:
             self._reading = False
-            self._watcher.remove_reader(self._fd)
+            self._loop.remove_reader(self._fd)
 
     def _readable(self) -> None:
         if self._state == GONE:
@@ -176,7 +170,7 @@ class Line(ABC):
             return True
         self._out = bytearray(memoryview(data)[sent:])
         self._deadline = self._loop.time() + STALLED
-        self._watcher.add_writer(self._fd, self._writable)
+        self._loop.add_writer(self._fd, self._writable)
         return False
 
     def _writable(self) -> None:
@@ -194,7 +188,7 @@ class Line(ABC):
         self._deadline = self._loop.time() + STALLED
         if not out:
             self._out = None
-            self._watcher.remove_writer(self._fd)
+            self._loop.remove_writer(self._fd)
             if self._state == ENDING:
                 self._linger()
             else:
@@ -240,7 +234,7 @@ class Line(ABC):
         self._forget()
         if self._out is not None:
             self._out = None
-            self._watcher.remove_writer(self._fd)
+            self._loop.remove_writer(self._fd)
         self._pause()
         self._socket.close()
 

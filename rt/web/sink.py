@@ -14,8 +14,6 @@ from typing import Protocol
 
 from tornado.iostream import IOStream, SSLIOStream
 
-from rt.web.poll import Watcher
-
 READ_SIZE = 65536  # bytes taken from a socket at once
 WRITE_SIZE = 65536  # bytes given to a TLS stream at once: what waits in it, the outbox does not see
 
@@ -37,13 +35,13 @@ class Receiver(Protocol):
 class Socket:
     """A plain non-blocking socket. Implements ``rt.delivery.outbox.Sink``."""
 
-    __slots__ = ("_ended", "_fd", "_reading", "_socket", "_watcher", "_watching", "receiver", "send")
+    __slots__ = ("_ended", "_fd", "_loop", "_reading", "_socket", "_watching", "receiver", "send")
 
-    def __init__(self, sock: socket.socket, watcher: Watcher, *, watched: bool = False) -> None:
-        """``watched``: the watcher has a reader of somebody else for it, which is replaced by ours at the start."""
+    def __init__(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, *, watched: bool = False) -> None:
+        """``watched``: the loop has a reader of somebody else for it, which is replaced by ours at the start."""
         self._socket = sock
         self._fd = sock.fileno()
-        self._watcher = watcher
+        self._loop = loop
         self._reading = watched
         self._watching = False
         self._ended = False
@@ -59,22 +57,22 @@ class Socket:
     def watch(self, drain: Callable[[], None]) -> None:
         if self._fd >= 0:
             self._watching = True
-            self._watcher.add_writer(self._fd, drain)
+            self._loop.add_writer(self._fd, drain)
 
     def unwatch(self) -> None:
         if self._watching:
             self._watching = False
-            self._watcher.remove_writer(self._fd)
+            self._loop.remove_writer(self._fd)
 
     def pause(self) -> None:
         if self._reading:
             self._reading = False
-            self._watcher.remove_reader(self._fd)
+            self._loop.remove_reader(self._fd)
 
     def resume(self) -> None:
         if not self._reading and self._fd >= 0:
             self._reading = True
-            self._watcher.add_reader(self._fd, self._readable)
+            self._loop.add_reader(self._fd, self._readable)
 
     def end(self) -> None:
         if self._fd < 0 or self._ended:
