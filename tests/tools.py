@@ -70,7 +70,7 @@ def small_disk(size: str) -> Iterator[Path]:
         try:
             yield Path(folder)
         finally:
-            subprocess.run(["umount", folder], check=True, capture_output=True)
+            subprocess.run(["umount", "--lazy", folder], check=True, capture_output=True)
 
 
 def has_mounts() -> bool:
