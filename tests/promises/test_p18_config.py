@@ -95,8 +95,8 @@ def await_refusal(server: Server, mark: int) -> None:
 
 @pytest.mark.timeout(120)
 def test_p18_no_bad_file_replaces_a_good_one(start_server: Callable[..., Server], channel: str) -> None:
-    """Reloaded one after the other: each is refused with its place, the key of before still opens the API, a worker can be
-    started on what it was, and nobody who is connected notices. A good one is taken at last."""
+    """Reloaded one after the other: each is refused with its place, the key of before still opens the API, and a worker can
+    be started on what it was; nobody who is connected notices. A good one is taken at last."""
     server = start_server()
     good = server.config_file.read_text()
 
@@ -117,7 +117,7 @@ def test_p18_no_bad_file_replaces_a_good_one(start_server: Callable[..., Server]
             await refused(client)
             worker = server.worker_of(client.socket.local_address[1])
             server.kill_worker(next(pid for pid in server.worker_pids() if pid != worker))
-            await asyncio.to_thread(server.wait_workers)
+            await asyncio.to_thread(eventually_now, lambda: server.log().count("worker ready") == 3, 20.0)
             assert not client.gone
 
     asyncio.run(run())
