@@ -95,8 +95,8 @@ def await_refusal(server: Server, mark: int) -> None:
 
 @pytest.mark.timeout(120)
 def test_p18_no_bad_file_replaces_a_good_one(start_server: Callable[..., Server], channel: str) -> None:
-    """Reloaded one after the other: each is refused with its place, the key of before still opens the API, and a worker can
-    be started on what it was; nobody who is connected notices. A good one is taken at last."""
+    """Reloaded one after the other: each is refused with its place, the key of before still opens the API, a worker
+    can be started on what it was; nobody who is connected notices. A good one is taken at last."""
     server = start_server()
     good = server.config_file.read_text()
 
