@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SDK_FOLDER = Path(__file__).resolve().parent / "js"
@@ -61,6 +62,26 @@ def has_promtool() -> bool:
     return promtool() is not None
 
 
+@contextmanager
+def small_disk(size: str) -> Iterator[Path]:
+    """A file system of so many bytes (``4m``), in memory; CalledProcessError without the right to mount one."""
+    with tempfile.TemporaryDirectory(prefix="rt-disk-") as folder:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True, capture_output=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True, capture_output=True)
+
+
+def has_mounts() -> bool:
+    """The right to mount a file system that can be filled."""
+    try:
+        with small_disk("64k"):
+            return True
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
 def has_network() -> bool:
     """Networks of one's own, which take root's rights and parts of the kernel."""
     from tests.faults.network import permitted
@@ -81,6 +102,7 @@ TOOLS: dict[str, Callable[[], bool]] = {
     "chromium": has_chromium,
     "promtool": has_promtool,
     "cent 5.0": has_old_cent,
+    "file systems": has_mounts,
     "network namespaces": has_network,
     "sockets of other processes": has_grasp,
 }

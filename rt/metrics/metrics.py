@@ -24,6 +24,7 @@ class Metrics(Series):
     """The metrics of one worker. In multi-process mode there is one per process: all of them write the same files."""
 
     def __init__(self) -> None:
+        workers.reserve()
         self._registry = prometheus.CollectorRegistry()
         super().__init__(families(self._registry))
         self.loop_lag = Latency()

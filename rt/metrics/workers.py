@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from math import isnan
 from typing import NamedTuple, cast
 
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import CollectorRegistry, Metric, values
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+log = logging.getLogger(__name__)
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """The variable that names the directory of the mapped files. Whoever starts the workers sets it before this is
 imported, and empties the directory at start: a process that gets the number of a dead one would go on counting in its
 file."""
+
+
+RESERVED = 128 << 10
+"""Bytes of each mapped file that are taken from the disk before it is used."""
+
+_FILES = ("counter", "histogram", "gauge_livesum", "gauge_livemin", "gauge_livemax", "gauge_liveall")
 
 
 class WorkerState(NamedTuple):
@@ -28,6 +37,34 @@ class WorkerState(NamedTuple):
     ready: frozenset[str]
     leaving: bool
     seen: float
+
+
+def reserve() -> bool:
+    """Take the space for this process's mapped files; whether that could be done.
+
+    prometheus-client makes files with holes, and who writes into a hole of a mapped file on a full disk is killed
+    (SIGBUS). Where there is no space, this process counts for itself from here, in memory: serving is worth more than
+    being seen by the others. To be called before the first metric is made.
+    """
+    directory = os.environ.get(DIRECTORY)
+    if not directory:
+        return True
+    made: list[str] = []
+    try:
+        for kind in _FILES:
+            path = os.path.join(directory, f"{kind}_{os.getpid()}.db")
+            with open(path, "ab") as file:
+                made.append(path)
+                os.posix_fallocate(file.fileno(), 0, RESERVED)
+    except OSError as error:
+        log.error("no space for the metrics in %s, other workers do not see those of this one: %s", directory, error)
+        for path in made:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        del os.environ[DIRECTORY]
+        values.ValueClass = values.MutexValue
+        return False
+    return True
 
 
 def forget_dead(directory: str) -> None:

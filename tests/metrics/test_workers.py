@@ -119,3 +119,34 @@ def test_a_directory_with_signs_of_patterns_in_its_name(tmp_path: Path, monkeypa
     dead.touch()
     workers.forget_dead(str(directory))
     assert not dead.exists()
+
+
+FULL = """
+import resource
+from rt.metrics import Metrics, workers
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+metrics = Metrics()
+metrics.of("default").connected("ws")
+metrics.of("default").latency("", "ws").observe(0.1)
+assert b'rt_connections{tenant="default",transport="ws"} 1.0' in metrics.render()
+assert [state.pid for state in metrics.workers()] == [__import__("os").getpid()]
+"""
+
+
+def test_f73_without_space_a_worker_counts_for_itself(tmp_path: Path) -> None:
+    """The disk is full: it is not killed by writing into a hole of a mapped file, leaves none behind, and says so."""
+    environment = {**os.environ, DIRECTORY: str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", FULL], env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "no space for the metrics" in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_space_of_the_files_is_taken_at_the_start(pair: tuple[Worker, Worker], tmp_path: Path) -> None:
+    """No holes: what can be written later cannot fail for lack of space. No other files are made than were reserved."""
+    one, two = pair
+    count = "tenant.connected('sse'); tenant.latency('', 'sse').observe(0.003, 5)"
+    assert one.run(count) == "done" and two.run(count) == "done"
+    files = list(tmp_path.iterdir())
+    assert len(files) == 2 * 6
+    assert all(file.stat().st_blocks * 512 >= file.stat().st_size == workers.RESERVED for file in files)

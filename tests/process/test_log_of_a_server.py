@@ -16,6 +16,7 @@ from tests.clients import Api, Ended, Http, SdkClient, plug
 from tests.raw import text, upgrade
 from tests.servers import API_KEY, ORIGIN, ROOT, Server
 from tests.tokens import KEY, connection_token, sign, subscription_token
+from tests.tools import small_disk
 from tests.waiting import eventually_now
 
 LINE = re.compile(
@@ -79,6 +80,44 @@ def test_f73_a_log_that_nobody_reads(reader: str, channel: str) -> None:
         server.end_group()
         if reader == "asleep":
             os.close(read)
+
+
+@pytest.mark.needs("file systems")
+def test_f73_a_disk_that_is_full(monkeypatch: pytest.MonkeyPatch, channel: str) -> None:
+    """The log and the metrics are on it: nobody is killed for writing there, a killed worker comes back and serves, and
+    the server stops in time."""
+    with small_disk("4m") as disk:
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(disk))
+        server = Server({"delivery": {"linger": "300ms"}}, await_ready=False)
+        server.log_file = disk / "log"
+        try:
+            server.start()
+            server.wait_ready()
+            with contextlib.suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
+                while True:
+                    rest.write(b"x" * 1024)
+            asyncio.run(publish_some(server, channel))
+            workers = server.worker_pids()
+            server.kill_worker(workers[0])
+            eventually_now(lambda: len(set(server.worker_pids()) - set(workers)) == 1, 30)
+            asyncio.run(publish_by(server, set(server.worker_pids()) - set(workers), f"{channel}-2"))
+            assert server.stop() == 0
+        finally:
+            server.end_group()
+
+
+async def publish_by(server: Server, pids: set[int], channel: str) -> None:
+    """A client of one of these workers gets what is published."""
+
+    async with Api(server) as api:
+        client = await SdkClient(server).__aenter__()
+        while client.worker() not in pids:
+            await client.close()
+            client = await SdkClient(server).__aenter__()
+        await client.subscribe(channel)
+        await api.publish(channel, 1)
+        assert await client.until(channel, 1) == [1]
+        await client.close()
 
 
 async def invalid_tokens(server: Server, count: int) -> None:
