@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -69,22 +69,19 @@ class Load(threading.Thread):
             self.failure = error
 
     async def _run(self) -> None:
-        apis = [Api(self._server) for _ in self._parts]
-        for api in apis:
-            await api.__aenter__()
-        due = time.monotonic()
-        while not self._over:
-            self.rounds += 1
-            pause = self._pause * sum(map(len, self._parts))
-            offsets = await asyncio.gather(
-                *(self._publish_to(api, part) for api, part in zip(apis, self._parts, strict=True))
-            )
-            assert len(set().union(*offsets)) == 1
-            self.offset = offsets[0].pop()
-            due = max(due + pause, time.monotonic() - pause)
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-        for api in apis:
-            await api.__aexit__()
+        async with AsyncExitStack() as stack:
+            apis = [await stack.enter_async_context(Api(self._server)) for _ in self._parts]
+            due = time.monotonic()
+            while not self._over:
+                self.rounds += 1
+                pause = self._pause * sum(map(len, self._parts))
+                offsets = await asyncio.gather(
+                    *(self._publish_to(api, part) for api, part in zip(apis, self._parts, strict=True))
+                )
+                assert len(set().union(*offsets)) == 1
+                self.offset = offsets[0].pop()
+                due = max(due + pause, time.monotonic() - pause)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _publish_to(self, api: Api, part: Sequence[str]) -> set[int]:
         """One publication to each; the offsets that they got."""

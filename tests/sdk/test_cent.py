@@ -279,7 +279,7 @@ def test_methods_of_another_product(whole: Server, version: str) -> None:
     async def run() -> None:
         async with Cent(whole, version) as cent:
             assert set(cent.methods) > EVERYWHERE
-            for method in sorted(set(cent.methods) - EVERYWHERE):
+            for method in sorted(set(cent.methods) - EVERYWHERE - {"connections"}):  # which is another one here
                 with pytest.raises(CentError) as caught:
                     await cent.send(method, None)
                 answer = (caught.value.kind, caught.value.code)
