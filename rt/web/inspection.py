@@ -126,7 +126,7 @@ def _connections(limit: int, answers: Sequence[bytes]) -> bytes:
 
 def _channel(name: str, namespace: Namespace, top: Position | None, answers: Sequence[bytes]) -> bytes:
     workers = inspection.by_worker(answers)
-    policy = msgspec.to_builtins(namespace)
+    policy = msgspec.to_builtins(msgspec.structs.asdict(namespace))
     found: dict[str, Any] = {"channel": name, "namespace": policy.pop("name"), "policy": policy}
     if top is not None:
         found["position"] = {"epoch": top.epoch, "offset": top.offset}
