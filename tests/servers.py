@@ -119,12 +119,22 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+CHANCE = random.SystemRandom()
+"""Not the module's own, which hypothesis sets to the same place again and again."""
+
+GIVEN: set[int] = set()
+"""Ports that were handed out: who has got one may not listen yet."""
+
+
 def free_port() -> int:
     """A port that nothing listens on, below the range that outgoing connections take theirs from."""
     while True:
-        port = random.randint(15000, 30000)
+        port = CHANCE.randint(15000, 30000)
+        if port in GIVEN:
+            continue
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            GIVEN.add(port)
             return port
 
 

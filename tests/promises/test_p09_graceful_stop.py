@@ -17,6 +17,8 @@ from tests.promises.upgrades import BACKENDS, Load, upgrade
 from tests.servers import OPEN, STREAM, Server
 from tests.waiting import eventually, eventually_now
 
+pytestmark = pytest.mark.alone
+
 CLIENTS = 400
 CHANNELS = 40
 RATE = 100
