@@ -28,7 +28,8 @@ class Figure:
 
     ``what`` is its name, which stays the same from one version to the next. ``at`` says where in its group it belongs
     (door, subscribers, publications in flight, ...), ``bar`` how large the ratio may be, ``beside`` holds ratios to
-    other figures of the same run, ``more`` what was seen on the way.
+    other figures of the same run, ``asked`` other things that have a bar (measured, at most), ``more`` what was seen on
+    the way.
     """
 
     what: str
@@ -40,6 +41,7 @@ class Figure:
     bar: float | None = None
     refused: str = ""
     beside: dict[str, float] = field(default_factory=dict)
+    asked: dict[str, list[float]] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -63,20 +65,26 @@ def median(rounds: Sequence[tuple[float, Any]]) -> tuple[float, Any]:
     return sorted(rounds, key=lambda pair: pair[0])[len(rounds) // 2]
 
 
+def within(value: float, most: float) -> str:
+    """Whether a bar is met, in a word."""
+    return "within" if value <= most else "**above**"
+
+
 def row(figure: Figure) -> str:
     """One line of the table."""
     if figure.refused:
         return f"| {figure.what} | no figure: {figure.refused.splitlines()[0]} | | |"
     ratio = f"{figure.ratio:.3g} × {figure.yardstick}" if figure.ratio is not None else ""
     if figure.ratio is not None and figure.bar:
-        ratio += f" ({'within' if figure.ratio <= figure.bar else '**above**'} {figure.bar:g})"
+        ratio += f" ({within(figure.ratio, figure.bar)} {figure.bar:g})"
     more = [f"{value:.2f} × {name}" for name, value in figure.beside.items()]
+    more += [f"{value:.3g} {name} ({within(value, most)} {most:g})" for name, (value, most) in figure.asked.items()]
     if "per_second" in figure.more:
         more.append(f"{figure.more['per_second']:,}/s")
     latency = figure.more.get("latency_us", {})
     if latency.get("samples"):
         more.append(f"p50 {latency['p50'] / 1000:.1f} ms, p99 {latency['p99'] / 1000:.1f} ms")
-    if "rss_bytes_per_connection" in figure.more:
+    if "rss_bytes_per_connection" in figure.more and "KB RSS each" not in figure.asked:
         more.append(f"{figure.more['rss_bytes_per_connection'] / 1000:.1f} KB RSS each")
     if "said" in figure.more:
         more.append(figure.more["said"])

@@ -52,10 +52,9 @@ class Bench:
 
         self.measure(what, refuse, group, **at)
 
-    def taken(self, group: str, **at: Any) -> float | None:
-        """The cost that an earlier figure of this run found."""
-        found = (figure.cpu_us for figure in self.figures if figure.group == group and figure.at == at)
-        return next(found, None)
+    def taken(self, group: str, **at: Any) -> Figure | None:
+        """An earlier figure of this run."""
+        return next((figure for figure in self.figures if figure.group == group and figure.at == at), None)
 
     def repeated(self, take: Callable[[], tuple[float, Seen]]) -> tuple[float, Seen]:
         """The round with the median cost. A round in which the load had no time is taken again, some times."""
@@ -115,10 +114,13 @@ class Bench:
         if figure.cpu_us is not None and yardstick:
             figure.ratio, figure.yardstick = figure.cpu_us / yardstick, name
 
-    def beside(self, figure: Figure, other: float | None, name: str) -> None:
-        """Put it beside another figure of this run, where there is one."""
-        if figure.cpu_us is not None and other:
-            figure.beside[name] = figure.cpu_us / other
+    def times(self, figure: Figure, other: Figure | None) -> float | None:
+        """How many times ``other`` it costs: by their ratios where both have one, for these know the hour's machine."""
+        if other is None or figure.cpu_us is None or not other.cpu_us:
+            return None
+        if figure.ratio is not None and other.ratio is not None and figure.yardstick == other.yardstick:
+            return figure.ratio / other.ratio
+        return figure.cpu_us / other.cpu_us
 
     def measure_floor(self, size: int, frame: int = SMALLEST) -> None:
         """One send() per delivery, to so many subscribers."""

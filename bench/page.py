@@ -48,14 +48,14 @@ def bars(figures: list[Figure]) -> str:
     """All figures that have a bar, and whether they are within."""
     lines = []
     for figure in figures:
-        if figure.bar is None:
-            continue
-        if figure.ratio is None:
-            lines.append(f"| {figure.what} | no figure | {figure.bar:g} × | |\n")
-            continue
-        over = figure.ratio / figure.bar - 1
-        said = "yes" if over <= 0 else f"**no**, {over:.0%} above"
-        lines.append(f"| {figure.what} | {figure.ratio:.3g} × {figure.yardstick} | {figure.bar:g} × | {said} |\n")
+        asked = {name: (value, most) for name, (value, most) in figure.asked.items()}
+        if figure.bar is not None and figure.ratio is not None:
+            asked = {f"× {figure.yardstick}": (figure.ratio, figure.bar), **asked}
+        elif figure.bar is not None:
+            lines.append(f"| {figure.what} | no figure | {figure.bar:g} | |\n")
+        for name, (value, most) in asked.items():
+            said = "yes" if value <= most else f"**no**, {value / most - 1:.0%} above"
+            lines.append(f"| {figure.what} | {value:.3g} {name} | {most:g} | {said} |\n")
     return "| what | measured | bar | within |\n|---|---|---|---|\n" + "".join(lines) if lines else ""
 
 

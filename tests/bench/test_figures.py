@@ -65,6 +65,8 @@ def test_row_says_whether_bar_is_met() -> None:
     """A ratio stands beside its bar; a refused figure shows no number at all."""
     figure = Figure("x", cpu_us=9.0, ratio=1.2, yardstick="floor", bar=1.5, beside={"WebSocket": 1.03})
     assert row(figure) == "| x | 9 µs | 1.2 × floor (within 1.5) | 1.03 × WebSocket |"
+    figure.asked["ms p99"] = [21.0, 20.0]
+    assert row(figure).endswith("1.03 × WebSocket; 21 ms p99 (**above** 20) |")
     figure.ratio = 1.6
     assert "(**above** 1.5)" in row(figure)
     assert row(Figure("x", refused="3 of 4 deliveries")) == "| x | no figure: 3 of 4 deliveries | | |"

@@ -70,6 +70,6 @@ def test_page_tables_are_filled(tmp_path: Path) -> None:
     assert "| 1,000 WebSocket | 6 µs, **1.2 ×** | 1 µs, **0.2 ×** |" in text
     assert "| 5,000 WebSocket | 9 µs, **1.8 ×** | – |" in text
     assert "kept" in text
-    assert "| 5000 1 | 1.8 × floor | 1.5 × | **no**, 20% above |" in text
+    assert "| 5000 1 | 1.8 × floor | 1.5 | **no**, 20% above |" in text
     page.fill(target, MACHINE, FIGURES)
     assert target.read_text() == text
