@@ -49,9 +49,9 @@ class SubscriptionState(msgspec.Struct, kw_only=True, omit_defaults=True, gc=Fal
     falls: int = 0
 
 
-class ConnectionState(msgspec.Struct, kw_only=True, gc=False):
-    """One connection: who and where it is; what waits for it, and for how long the first of it has; whether it is being
-    read; what it may still do (``left``, by rule)."""
+class _Connection(msgspec.Struct, kw_only=True, gc=False):
+    """Who and where a connection is; what waits for it (``queued_bytes``), and how long the first of it has
+    (``queued_for``, seconds)."""
 
     client: str
     user: str = ""
@@ -60,27 +60,23 @@ class ConnectionState(msgspec.Struct, kw_only=True, gc=False):
     node: str = ""
     live: bool = False
     queued_bytes: int = 0
-    queued_frames: int = 0
     queued_for: float = 0.0
+
+
+class ConnectionState(_Connection, kw_only=True, gc=False):
+    """One connection; whether it is being read; what it may still do (``left``, by rule)."""
+
+    queued_frames: int = 0
     busy: bool = False
     subscriptions: list[SubscriptionState] = []
     left: dict[str, float] = {}
 
 
-class ConnectionRow(msgspec.Struct, kw_only=True, gc=False):
-    """One connection among many: how many ``channels`` it follows, what waits for it (``queued_bytes``) and how long
-    the first of it has (``queued_for``, seconds), how many of its subscriptions are ``behind``, and the longest of
-    them for how long (``behind_for``)."""
+class ConnectionRow(_Connection, kw_only=True, gc=False):
+    """One connection among many: how many ``channels`` it follows, how many of its subscriptions are ``behind``, and
+    the longest of them for how long (``behind_for``)."""
 
-    client: str
-    user: str = ""
-    address: str = ""
-    transport: str = ""
-    node: str = ""
-    live: bool = False
     channels: int = 0
-    queued_bytes: int = 0
-    queued_for: float = 0.0
     behind: int = 0
     behind_for: float = 0.0
 

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -25,6 +25,8 @@ from rt.protocol import keys
 from rt.protocol.claims import NO_SUBS, Claims
 from rt.protocol.keys import Key, KeySet
 from rt.protocol.options import Override, Terms, seconds
+
+T = TypeVar("T")
 
 SIZE_MAX = 8 * 1024
 _FORM = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
@@ -154,11 +156,7 @@ class Verifier:
         to wait for: then one that is unknown makes the token invalid, or is :class:`errors.Refused` (100, temporary)
         while the keys cannot be had.
         """
-        try:
-            return self._connection(token, now, fetched)
-        except (TokenInvalid, TokenExpired) as failed:
-            self.failures[str(failed)] += 1
-            raise
+        return self._counted(self._connection, token, now, fetched)
 
     def _connection(self, token: str, now: float, fetched: bool) -> Identity:
         claims, user = self._judged(token, now, fetched)
@@ -175,17 +173,20 @@ class Verifier:
 
         The caller compares user, channel and client with the subscription at hand.
         """
-        try:
-            return self._subscription(token, now, fetched)
-        except (TokenInvalid, TokenExpired) as failed:
-            self.failures[str(failed)] += 1
-            raise
+        return self._counted(self._subscription, token, now, fetched)
 
     def _subscription(self, token: str, now: float, fetched: bool) -> Grant:
         claims, user = self._judged(token, now, fetched)
         if not claims.channel:
             raise TokenInvalid("purpose")
         return Grant(user, claims.channel, _info(claims), claims.ends_at(), claims.client or "", claims.override)
+
+    def _counted(self, judge: Callable[[str, float, bool], T], token: str, now: float, fetched: bool) -> T:
+        try:
+            return judge(token, now, fetched)
+        except (TokenInvalid, TokenExpired) as failed:
+            self.failures[str(failed)] += 1
+            raise
 
     def over(self, expire_at: float | None, now: float) -> bool:
         """Whether a right that ends at ``expire_at`` has ended."""
