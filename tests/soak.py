@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import argparse
 import random
-import resource
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -26,7 +24,7 @@ from tests import processes
 from tests.checker import Finding
 from tests.faults.store import Embedded, Faults, Store
 from tests.leaks import Baseline, kept
-from tests.roles.cast import Run, cast, told
+from tests.roles.cast import Run, cast, concluded
 from tests.servers import Server
 
 WARM_UP = 20.0
@@ -186,19 +184,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--store", choices=("embedded", "redis", "valkey"), default="embedded")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args(arguments)
-    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-    folder = Path(tempfile.mkdtemp(prefix="rt-soak-"))
-    try:
-        findings = soak(chosen.minutes, chosen.store, chosen.seed, folder)
-    except AssertionError as error:  # a process that hangs, a traceback in the log
-        findings = [Finding("FAILED", str(error))]
-    if findings:
-        print(told(findings, folder))
-        return 1
-    print("clean")
-    shutil.rmtree(folder)
-    return 0
+    return concluded("soak", lambda folder: soak(chosen.minutes, chosen.store, chosen.seed, folder))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ import collections
 import contextlib
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -31,7 +29,7 @@ from tests.checker import Finding
 from tests.faults import process
 from tests.faults.link import COMMANDS, SUBSCRIBER
 from tests.faults.store import Embedded, Faults, Pair
-from tests.roles.cast import Run, cast, told
+from tests.roles.cast import Run, cast, concluded
 from tests.servers import CONFIG, OPEN, STREAM, Server
 from tests.stores import DURABLE, binary
 
@@ -343,19 +341,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", default="", help="only faults with this in their name")
     chosen = parser.parse_args(arguments)
     print(f"SEED={chosen.seed} STORE={chosen.store} RECEIVES={chosen.receives}", flush=True)
-    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-    folder = Path(tempfile.mkdtemp(prefix=f"rt-torture-{chosen.seed}-"))
-    try:
-        findings = torture(chosen.seed, chosen.store, chosen.receives, chosen.only, folder)
-    except AssertionError as error:  # a process that hangs, a traceback in the log
-        findings = [Finding("FAILED", str(error))]
-    if findings:
-        print(told(findings, folder))
-        return 1
-    print("clean")
-    shutil.rmtree(folder)
-    return 0
+    return concluded(
+        f"torture-{chosen.seed}",
+        lambda folder: torture(chosen.seed, chosen.store, chosen.receives, chosen.only, folder),
+    )
 
 
 if __name__ == "__main__":

@@ -172,6 +172,14 @@ class Reader:
         return all(one.state is State.LIVE for one in self.connection.subscriptions.values())
 
 
+async def stalled(room: Room, *names: str, stream: bool = False) -> Reader:
+    """A reader of these channels that has come in, and takes nothing from now on."""
+    reader = Reader(room, *names, stream=stream)
+    await room.turns()
+    reader.stall()
+    return reader
+
+
 def run(test: Callable[[Room], Awaitable[None]], *namespaces: Namespace, **delivery: Any) -> None:
     """Run a test in a room, and see that nothing is left of it."""
 
@@ -264,9 +272,7 @@ def test_drop_newest_gives_what_was_queued() -> None:
     """And from when it is out whatever comes."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "newest:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "newest:a")
         for _ in range(100):
             room.publish("newest:a")
             await room.turns(2)
@@ -287,9 +293,7 @@ def test_conflate_gives_the_newest_of_every_key(stream: bool) -> None:
     """Nothing old is queued at all."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "price:a", stream=stream)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "price:a", stream=stream)
         for _ in range(10):
             for key in "abc":
                 room.publish("price:a", key=key)
@@ -306,9 +310,7 @@ def test_what_lacks_the_tag_is_one_of_the_channel() -> None:
     """Only the newest of them, and that there were such is counted."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "price:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "price:a")
         room.publish("price:a", 5)
         room.publish("price:a", key="a")
         await room.turns()
@@ -325,9 +327,7 @@ def test_conflate_with_history_gives_the_newest(stream: bool) -> None:
     """Recovery of that namespace gives no more, so there is no hole; the cursor goes on from there."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "cache:a", stream=stream)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "cache:a", stream=stream)
         for _ in range(20):
             room.publish("cache:a")
             await room.turns(2)
@@ -346,9 +346,7 @@ def test_a_stream_is_behind_on_all_its_channels_and_comes_back_by_each_policy() 
 
     async def test(room: Room) -> None:
         names = ("whole:a", "oldest:a", "price:a", "strict:a")
-        reader = Reader(room, *names, stream=True)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, *names, stream=True)
         for _ in range(60):
             for name in names:
                 room.publish(name, key="a")
@@ -373,9 +371,7 @@ def test_a_stream_that_needs_what_a_strict_channel_keeps_no_more_is_closed() -> 
     """It would have a hole that nobody allowed."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "oldest:a", "strict:a", stream=True)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "oldest:a", "strict:a", stream=True)
         for _ in range(300):
             room.publish("strict:a")
             await room.turns(2)
@@ -411,9 +407,7 @@ def test_low_is_given_up_first_and_high_last(names: tuple[str, ...], slow: str) 
     make = stored if slow == "catch_up" else lambda name, **more: loose(name, slow, **more)
 
     async def test(room: Room) -> None:
-        reader = Reader(room, *names)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, *names)
         steps = sacrificed(room, reader, names)
         assert steps == [{"low:a"}, {"low:a", "normal:a"}, {"low:a", "normal:a", "high:a"}]
         reader.sink.open()
@@ -432,9 +426,7 @@ def test_they_are_served_from_high_to_low() -> None:
 
     async def test(room: Room) -> None:
         names = ("low:a", "normal:a", "high:a")
-        reader = Reader(room, *names)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, *names)
         sacrificed(room, reader, names)
         assert not reader.read().got
         queued = reader.connection.outbox.count - 1
@@ -456,9 +448,7 @@ def test_of_the_channels_of_a_stream_low_loses_most_and_comes_last() -> None:
 
     async def test(room: Room) -> None:
         names = ("low:a", "normal:a", "high:a")
-        reader = Reader(room, *names, stream=True)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, *names, stream=True)
         for _ in range(300):
             for name in names:
                 room.publish(name)
@@ -491,9 +481,7 @@ def test_a_page_that_is_full_leaves_what_is_worth_less_for_the_next() -> None:
     """Of a stream: so that a page is bounded, whatever its channels keep."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "high:a", "low:a", stream=True)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "high:a", "low:a", stream=True)
         for _ in range(300):
             room.publish("high:a")
             room.publish("low:a")
@@ -517,9 +505,7 @@ def test_nothing_is_queued_below_one_that_is_behind() -> None:
     """Even where there would be room: it would stand in the way of what is worth more."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "low:a", "price:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "low:a", "price:a")
         room.publish("price:a")
         await room.turns()
         waiting = reader.connection.outbox.size
@@ -671,9 +657,7 @@ def test_what_is_kept_nowhere_is_missed_by_who_is_behind() -> None:
     """A publication without history on a channel with it. What a spare keeps is not missed."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "whole:a", "oldest:a", stream=True)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "whole:a", "oldest:a", stream=True)
         for _ in range(60):
             room.publish("whole:a")
             await room.turns(2)
@@ -693,9 +677,7 @@ def test_a_pace_goes_along_to_another_feed() -> None:
     """Whoever is slow is slow with one channel more."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "price:a", stream=True)
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "price:a", stream=True)
         room.publish("price:a", 3)
         await room.turns()
         (pace,) = room.hub.paces.values()
@@ -737,9 +719,7 @@ def test_after_a_reload_the_new_policy_is_what_counts() -> None:
     """Who was behind is given what the new one keeps; what the old one kept is counted."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "any:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "any:a")
         room.publish("any:a", 10)
         await room.turns()
         room.reload(loose("any", "drop_oldest"))
@@ -757,9 +737,7 @@ def test_a_reload_of_bounds_keeps_what_is_kept() -> None:
     """As far as it fits from then on."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "any:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "any:a")
         for key in "abcd":
             room.publish("any:a", key=key)
         await room.turns()
@@ -781,9 +759,7 @@ def test_a_policy_that_is_no_more_leaves_what_it_left() -> None:
     """With disconnect nobody is behind; who was is live again, and what it lacks is counted as the reload's."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "any:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "any:a")
         room.publish("any:a", 5)
         await room.turns()
         room.reload(loose("any", "disconnect"))
@@ -802,9 +778,7 @@ def test_what_the_old_policy_kept_is_counted_as_the_reloads(before: str, after: 
     """Not as if there had been something newer, or no room for it."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "any:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "any:a")
         for _ in range(60):
             room.publish("any:a")
             await room.turns(1)
@@ -913,9 +887,7 @@ def test_a_policy_without_a_pace_waits_for_none() -> None:
     """Who was flushed at intervals is live at once when nothing is kept for it any more."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "any:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "any:a")
         for _ in range(60):
             room.publish("any:a")
             await room.turns(1)
@@ -937,9 +909,7 @@ def test_without_priorities_nobody_waits_for_another() -> None:
     """A reload that takes away the priorities lets those go on who waited for a higher one."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "high:a", "low:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "high:a", "low:a")
         for _ in range(200):
             room.publish("high:a")
             room.publish("low:a")
@@ -1151,9 +1121,7 @@ def test_ordinary_subscriptions_have_nothing_of_all_this() -> None:
     """Neither a spare, nor a pace, nor an interval, nor a look at priorities."""
 
     async def test(room: Room) -> None:
-        reader = Reader(room, "chat:a", "strict:a")
-        await room.turns()
-        reader.stall()
+        reader = await stalled(room, "chat:a", "strict:a")
         room.publish("chat:a", 60)
         await room.turns()
         assert reader.behind() == {"chat:a"}

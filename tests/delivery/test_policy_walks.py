@@ -14,8 +14,9 @@ import asyncio
 import json
 import random
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
@@ -127,7 +128,7 @@ class Source:
         return max((at for at, found in enumerate(self.keys[name]) if found == key and at >= first), default=-1)
 
 
-class Taker:
+class Taker(ABC):
     """One reader of channels: what it ``got``, by channel, since ``start``; which may be later than its coming."""
 
     connection: Connection
@@ -139,9 +140,9 @@ class Taker:
         self.told: set[str] = set()  # channels with a gap that it was told of
         self.dismissed = False  # the backend took something away from it, perhaps the last that it followed
 
+    @abstractmethod
     def read(self) -> None:
         """Take what has come."""
-        raise NotImplementedError
 
     def take(self, name: str, publication: dict[str, Any]) -> None:
         """In order, and none twice; without a hole where the policy has none."""
@@ -291,8 +292,10 @@ class Walk:
     def join(self) -> None:
         """One more reader; of a channel whose readers are closed for being slow only some are."""
         names = [name for name in self.names if not name.startswith("strict") or self.rng.random() < 0.2]
-        kind = self.rng.choice([SdkTaker, SdkTaker, StreamTaker, EventTaker])
-        self.takers.append(kind(self.hub, self.rng, self.rng.sample(names, self.rng.randint(1, min(6, len(names))))))
+        kinds: list[Callable[[Hub, random.Random, list[str]], Taker]] = [SdkTaker, SdkTaker, StreamTaker, EventTaker]
+        self.takers.append(
+            self.rng.choice(kinds)(self.hub, self.rng, self.rng.sample(names, self.rng.randint(1, min(6, len(names)))))
+        )
 
     async def turn(self, *, slowly: bool) -> None:
         """A turn of the loop, or a little more time, in which the store answers, too."""

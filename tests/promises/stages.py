@@ -11,7 +11,8 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 from tests.checker import Record
@@ -103,7 +104,25 @@ class Call(NamedTuple):
     code: int
 
 
-class Voices:
+class Threads:
+    """Work that goes on beside a ``with`` block, until :attr:`over` is set at its end."""
+
+    def __init__(self, *work: Callable[[], None]) -> None:
+        self.over = threading.Event()
+        self._threads = [threading.Thread(target=each) for each in work]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Voices(Threads):
     """Publish all the time, each voice one call after the other over a connection of its own; nothing is repeated."""
 
     def __init__(self, server: Server, channel: str, count: int = 3, pause: float = 0.03) -> None:
@@ -114,25 +133,13 @@ class Voices:
         self.acked: dict[str, int] = {}
         self.failed: set[str] = set()
         self.lag = 0.0
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._speak) for _ in range(count)]
-        self._threads.append(threading.Thread(target=self._measure))
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*[self._speak] * count, self._measure)
 
     def _speak(self) -> None:
         there = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10 * R)
         head = {"X-API-Key": API_KEY, "Content-Type": "application/json"}
         with contextlib.closing(there):
-            while not self._over.wait(self.pause):
+            while not self.over.wait(self.pause):
                 one = secrets.token_hex(8)
                 body = json.dumps({"channel": self.channel, "data": {"id": one}})
                 at = time.monotonic()
@@ -148,7 +155,7 @@ class Voices:
     def _measure(self) -> None:
         """How long this process itself stood still at most: nobody else is to be blamed for that."""
         last = time.monotonic()
-        while not self._over.wait(0.01):
+        while not self.over.wait(0.01):
             now = time.monotonic()
             self.lag, last = max(self.lag, now - last - 0.01), now
 
@@ -161,7 +168,7 @@ class Voices:
         return [call for call in list(self.calls) if not call.code and call.at >= since]
 
 
-class Watch:
+class Watch(Threads):
     """Looks at /ready, /health and the workers' tasks all the time: ``with Watch(stage) as watch``."""
 
     def __init__(self, stage: Stage) -> None:
@@ -169,26 +176,15 @@ class Watch:
         self.ready: list[tuple[float, bool]] = []
         self.health: list[tuple[float, int]] = []
         self.ages: dict[str, float] = {}
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=look) for look in (self._look, self._look_inside)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(self._look, self._look_inside)
 
     def _look(self) -> None:
-        while not self._over.wait(0.02):
+        while not self.over.wait(0.02):
             self.ready.append((time.monotonic(), self.server.internal("/ready")[0] == 200))
             self.health.append((time.monotonic(), self.server.internal("/health")[0]))
 
     def _look_inside(self) -> None:
-        while not self._over.wait(0.1):
+        while not self.over.wait(0.1):
             for pid in self.server.worker_pids():
                 for name, age in self.insides.tasks(pid):
                     self.ages[name] = max(age, self.ages.get(name, 0.0))
@@ -248,15 +244,15 @@ async def opened(server: Server, channel: str) -> None:
     for _ in server.worker_pids():
         client = await on_worker(lambda: SdkClient(server), lambda node: node not in nodes)
         nodes.add(client.node)
-        await subscribed(client, channel)
+        await subscribed(partial(client.subscribe, channel))
         await client.close()
 
 
-async def subscribed(client: SdkClient, channel: str) -> None:
+async def subscribed(subscribe: Callable[[], Awaitable[object]]) -> None:
     """Subscribe, and try again as long as the server says so."""
     while True:
         try:
-            await client.subscribe(channel)
+            await subscribe()
             return
         except Reply as reply:
             assert reply.temporary

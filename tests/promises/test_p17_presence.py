@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from tests.clients import Api, Reply, SdkClient
+from tests.clients import Api, SdkClient
 from tests.faults.store import Embedded
 from tests.promises.brisk import BRISK, TTL
 from tests.promises.crowd import Crowd
 from tests.promises.leaks import leakless
+from tests.promises.stages import subscribed
 from tests.servers import Server, merged
 from tests.waiting import eventually, eventually_now
 
@@ -111,13 +113,7 @@ def test_p17_after_every_fault_presence_is_the_truth(start_server: Callable[...,
 async def come_back(client: SdkClient, channel: str) -> None:
     """Subscribe again, as an SDK does by itself when it is told that its position is no longer good."""
     await client.until_push(channel, "unsubscribe")
-    while True:
-        try:
-            await client.resubscribe(channel)
-            return
-        except Reply as refused:
-            assert refused.temporary
-            await asyncio.sleep(0.05)
+    await subscribed(partial(client.resubscribe, channel))
 
 
 def other(server: Server, node: str) -> str:

@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import json
 import random
+import resource
 import secrets
 import select
 import shutil
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -313,6 +314,24 @@ def told(findings: Sequence[Finding], folder: Path) -> str:
         for finding in itertools.islice((one for one in findings if one.rule == rule), SHOWN)
     ]
     return "\n".join([f"{counts}; records in {folder}", *firsts])
+
+
+def concluded(name: str, run: Callable[[Path], Sequence[Finding]]) -> int:
+    """The exit status of a long run by hand: it has all descriptors and a folder, which is kept when it found something
+    (a process that hangs and a traceback in the log, too)."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+    folder = Path(tempfile.mkdtemp(prefix=f"rt-{name}-"))
+    try:
+        findings = run(folder)
+    except AssertionError as error:
+        findings = [Finding("FAILED", str(error))]
+    if findings:
+        print(told(findings, folder))
+        return 1
+    print("clean")
+    shutil.rmtree(folder)
+    return 0
 
 
 @contextlib.contextmanager
