@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from rt.delivery.behind import catch_up, fell_behind
 from rt.delivery.condensing import condensed
-from rt.delivery.flush import count_lacking, deliver, observe
+from rt.delivery.flush import attempt, count_lacking, deliver, observe
 from rt.delivery.members import Members
 from rt.delivery.policy import Manner
 from rt.delivery.subscription import State, Subscription
@@ -241,10 +241,11 @@ class Feed:
 
     def _let_in(self, entering: dict[Subscription, int], turn: list[Item]) -> None:
         """Those who came while the turn filled get what was taken since, and are live."""
-        for subscription, begun in entering.items():
-            if subscription.state is State.JOINING:
-                subscription.members.add(subscription)
-                self._give(subscription, turn[begun:], subscription.positions)
+        joining = [one for one in entering if one.state is State.JOINING]
+        for subscription in joining:
+            subscription.members.add(subscription)
+        for subscription in joining:
+            self._give(subscription, turn[entering[subscription] :], subscription.positions)
 
     # The turn
 
@@ -349,7 +350,7 @@ class Feed:
         """One slice of the flush."""
         if self._unfinished is not None:
             if next(self._unfinished, self) is not self:
-                self.hub.loop.call_soon(self._go_on)
+                self.hub.loop.call_soon(attempt, self, self._go_on)
                 return
             self._unfinished = None
         self._start = None
@@ -363,6 +364,13 @@ class Feed:
             after, self._after = self._after, []
             for do in after:
                 do()
+
+    def failed(self) -> None:
+        """A flush has failed, so that nobody knows who has had what: all who are live begin anew."""
+        self._unfinished = None
+        for subscription in list(self.everybody()):
+            subscription.outbox.owner.lost(subscription)
+        self._go_on()
 
     def _all_behind(self, start: list[Position], entering: dict[Subscription, int]) -> None:
         """A turn was too large. Where a channel beside one with history keeps nothing, they come back from outside."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rt.delivery.members import Members, Send
@@ -17,6 +18,8 @@ CHUNK = 500  # members written to before looking at the clock
 SLICE = 0.004  # seconds a flush may take before the loop gets a turn
 
 
+log = logging.getLogger("rt.delivery")
+
 Lacking = Mapping[tuple[int, str], int]
 """How many publications a turn leaves out, by the channel's place and the reason; "" for what was conflated."""
 
@@ -30,6 +33,15 @@ def deliver(feed: Feed, turn: list[Item], start: list[Position], lacking: Lackin
             return _at_once(feed, members, list(members.ready.items()), turn, start, lacking)
     jobs = [(members, list(members.ready.items()), list(members.blocked)) for members in feed.members.values()]
     return _slices(feed, jobs, turn, start, lacking)
+
+
+def attempt(feed: Feed, step: Callable[[], None]) -> None:
+    """Take a step of the feed's flush. A fault in it costs nobody else a turn, and those of the feed are told."""
+    try:
+        step()
+    except Exception:
+        log.exception("a turn failed")
+        feed.failed()
 
 
 def _at_once(

@@ -22,6 +22,7 @@ from rt.delivery.channel import Channel
 from rt.delivery.crowd import Crowd
 from rt.delivery.expiry import Expiry
 from rt.delivery.feed import Feed
+from rt.delivery.flush import attempt
 from rt.delivery.limits import SWEEP, Limits
 from rt.delivery.outbox import Nobody, Outbox
 from rt.delivery.policy import Manner, manner
@@ -231,11 +232,7 @@ class Hub:
         if self.ranked:
             dirty.sort(key=lambda feed: -feed.manner.rank)
         for feed in dirty:
-            try:
-                feed.flush()
-            except Exception:
-                # A fault in one feed must not cost the others their turn.
-                log.exception("a turn failed")
+            attempt(feed, feed.flush)
 
     def _batched(self, feed: Feed, interval: float) -> None:
         """The turn of the feed has waited long enough."""

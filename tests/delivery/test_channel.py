@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from unittest.mock import patch
 
 import msgspec
 import pytest
@@ -257,6 +258,36 @@ def test_what_was_removed_or_has_expired_is_kept_by_nobody() -> None:
         await turns(store, reader)
         channel.refresh()
         assert len(channel.recent) == 0
+        await finish(hub)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("entering", [False, True])
+def test_a_turn_that_cannot_be_written_is_told(entering: bool) -> None:
+    """A fault of the server's own leaves nobody deaf: all begin anew from where they are, and get what they missed."""
+
+    async def run() -> None:
+        store = FakeStore(Calm())
+        hub = make_hub(store)
+        reader = SdkReader(hub, Calm(), {})
+        await turns(store, reader)
+        readers = [reader]
+        with patch.object(type(SDK), "encode", side_effect=[ValueError("a fault")] * 2):
+            hub.broadcast(CHANNEL, store.streams[CHANNEL].append(10))
+            if entering:
+                readers.append(SdkReader(hub, Calm(), {}))
+                hub.broadcast(CHANNEL, store.streams[CHANNEL].append(10))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await turns(store, reader)
+            readers[-1].read()
+        hub.broadcast(CHANNEL, store.streams[CHANNEL].append(10))
+        await turns(store, reader)
+        readers[-1].read()
+        assert {one.places[CHANNEL] for one in readers} == {Position("e0", 3 if entering else 2)}
+        assert not any(one.waits for one in readers)
         await finish(hub)
 
     asyncio.run(run())
