@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 from collections.abc import Awaitable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from rt.delivery.plain import PlainConnection
 from rt.delivery.sdk import SdkConnection
 from rt.delivery.uni import UniConnection
 from rt.errors import BAD_COMMAND, SERVER_ERROR, Closing
+from rt.logs import Limited
 from rt.protocol.commands import decode_connect
 from rt.protocol.frames import (
     OPCODE_CLOSE,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
     from rt.web.narrow import Narrow
     from rt.web.request import Request
     from rt.web.sink import Socket, Stream
+
+log = Limited(logging.getLogger("rt.web"))
 
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _JSON = "centrifuge-json"
@@ -91,10 +95,15 @@ class Reader:
         self._intake = None
 
     def _take(self, item: Item) -> None:
-        if type(item) is bytes:
-            self._connection.message(item)
-        else:
-            self._other(item)
+        try:
+            if type(item) is bytes:
+                self._connection.message(item)
+            else:
+                self._other(item)
+        except Exception:
+            # A fault of ours: what was asked would be waited for in vain, and held input never be read again.
+            log.exception("message", "what a client sent could not be handled")
+            self._connection.close(SERVER_ERROR)
 
     def _other(self, item: object) -> None:
         connection = self._connection

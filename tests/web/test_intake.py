@@ -6,12 +6,14 @@ import asyncio
 import gc
 import json
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 
 from rt.config import Rate
 from rt.delivery.connection import Connection
 from rt.delivery.hub import Hub
+from rt.errors import SERVER_ERROR
 from rt.web.intake import Intake
 from rt.web.sse import Discard
 from rt.web.websocket import Reader
@@ -238,5 +240,24 @@ def test_a_crowd_that_waits_for_one_bucket_does_not_look_at_every_token() -> Non
         assert 0.7 * 200 * took <= len(got) <= 20 + 200 * took + 1
         assert looks < 300 * 8 * took, looks / took
         await finish(hub)
+
+    run(test)
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_fault_of_the_server_ends_the_connection(measured: bool) -> None:
+    """With a reason, measured or not: a command is not waited for in vain, and a socket does not stay paused."""
+
+    async def test() -> None:
+        store = Shared()
+        client = client_of(store, burst=1) if measured else Sdk(hub_of(store), token())
+        reader = Reader(client.connection, 65536, text_only=True)
+        line = b'{"id":9,"send":{"data":{}}}'
+        reader.received(frame(TEXT, line) * 2)
+        with patch.object(type(client.connection), "message", side_effect=RuntimeError("a fault")):
+            reader.received(frame(TEXT, line))
+            await eventually(lambda: client.connection.closed)
+        assert client.code == SERVER_ERROR.code and not reader.busy
+        await finish(client.connection.hub)
 
     run(test)
