@@ -183,6 +183,7 @@ class Crew:
         self._occupy(seat)
         self._on_change()
         if old is not None:
+            old.tell("part")
             await self._see_off(old, self.config.server.shutdown_timeout)
         return True
 
