@@ -25,8 +25,8 @@ MAX_FIELDS = 64  # parameters in a query
 class Request:
     """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``; ``body`` is there when the
     request is ``complete``, which it is when a door that takes one is called. ``tenant`` is the one that the path
-    named, None where it named none; ``path`` is without it. ``fields`` are headers that its answer is to have; it is the
-    ``last`` one where the connection ends behind it."""
+    named, None where it named none; ``path`` is without it. ``fields`` are headers that its answer is to have; it is
+    the ``last`` one where the connection ends behind it."""
 
     __slots__ = (
         "_address",

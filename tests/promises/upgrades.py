@@ -111,8 +111,8 @@ class Load(threading.Thread):
 
 class Moved(NamedTuple):
     """What an upgrade did; times are seconds. ``drains`` are those from a worker's word to its end, ``after`` from the
-    last worker's end until everybody was inside, ``peak`` the most clients that came back within one second, ``red`` what
-    ``/ready`` said when it was not."""
+    last worker's end until everybody was inside, ``peak`` the most clients that came back within one second, ``red``
+    what ``/ready`` said when it was not."""
 
     clients: int
     inside: int
