@@ -6,8 +6,8 @@ is gone.
 
 To the worker: ``start`` (first, see :class:`Start`), ``reload`` (an encoded config), ``lineage`` (text), ``part``
 (its successor accepts, so calls of the API should go there), ``drain`` (seconds). To the supervisor: ``ready``,
-``beat``, ``leaving`` (somebody else told it to stop), ``done`` (the word of an order carried out), ``failed`` (the word,
-a line feed, why).
+``beat``, ``leaving`` (somebody else told it to stop), ``done`` (the word of an order carried out), ``failed`` (the
+word, a line feed, why).
 """
 
 from __future__ import annotations
