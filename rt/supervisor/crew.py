@@ -217,8 +217,10 @@ class Crew:
                 return
 
     async def _spawn(self, seat: Seat) -> Child:
+        child = await Child.spawn(self._program, seat.index, seat.public, seat.internal, self._environ)
+        # Only now, when orders reach it: one that was given meanwhile is in here.
         start = Start(seat.name, seat.index, self.lineage, self.store, encode(self.config))
-        child = await Child.spawn(self._program, start, seat.public, seat.internal, self._environ)
+        child.tell("start", start.encode())
         child.on_ready = self._on_ready
         child.on_leaving = lambda: self._outdate(child)
         self._children.add(child)
