@@ -258,6 +258,13 @@ class App:
 
     # The end
 
+    def part(self) -> None:
+        """End each connection that speaks HTTP behind its next answer, so that calls of the API go to who accepts them
+        from now on, and none is cut off while a call is on its way."""
+        self._router.parting = True
+        for http in self._own_http:
+            http.part()
+
     async def stop(self, deadline: float) -> None:
         """Accept no more, tell every client to come back elsewhere, and end; within ``deadline`` seconds."""
         with contextlib.suppress(TimeoutError):
@@ -298,10 +305,9 @@ class App:
         self._metrics.collect()
 
     async def _part(self) -> None:
-        """End the connections that speak HTTP: in the grace each behind its next answer, so that none is cut off while
-        a call is on its way; then all, when what is being answered is."""
-        for http in self._own_http:
-            http.part()
+        """End the connections that speak HTTP: in the grace each behind its next answer; then all, when what is being
+        answered is."""
+        self.part()
         await asyncio.sleep(GRACE)
         for http in self._own_http:
             http.leave()

@@ -207,6 +207,9 @@ class Worker:
             match message.word:
                 case "drain":
                     self._drain(float(message.body))
+                case "part":
+                    if self._app is not None and self._serving:
+                        self._app.part()
                 case "reload":
                     self._reload(decode(message.body))
                     self._answer("done", "reload")

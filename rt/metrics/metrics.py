@@ -30,7 +30,6 @@ class Metrics(Series):
         self.loop_lag = Latency()
         self._tenants: dict[str, TenantMetrics] = {}
         self.gauge("rt_worker_seen_timestamp_seconds", time.time)
-        self.gauge("rt_worker_seen_uptime_seconds", time.monotonic)
         self._sources["rt_cpu_seconds_total"] = [lambda: {(): time.process_time()}]
         self.gauge("rt_resident_memory_bytes", _resident_memory)
         self.gauge("rt_tasks", _tasks)
@@ -51,6 +50,8 @@ class Metrics(Series):
         super().collect()
         for tenant in self._tenants.values():
             tenant.collect()
+        # Last, since others may read in between: a worker that has been seen has said what it is ready for.
+        self._copy("rt_worker_seen_uptime_seconds", (), time.monotonic())
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes, over all workers that share the directory of :data:`workers.DIRECTORY`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from rt import logs
-from rt.supervisor.control import Control, Message, Start
+from rt.supervisor.control import Control, Message
 
 log = logging.getLogger(__name__)
 
@@ -64,13 +64,13 @@ class Child:
     async def spawn(
         cls,
         program: Path,
-        start: Start,
+        index: int,
         public: Sequence[socket.socket],
         internal: Sequence[socket.socket],
         environ: Mapping[str, str],
     ) -> Self:
-        """Start a worker on copies of these listeners. It is ready later, or never. OSError when there can be no
-        process.
+        """Start worker ``index`` on copies of these listeners; it waits to be told ``start``. OSError when there can be
+        no process.
         """
         ours, theirs = socket.socketpair()
         try:
@@ -89,9 +89,7 @@ class Child:
             raise
         finally:
             theirs.close()
-        child = cls(process, ours, start.number)
-        child._control.send("start", start.encode())
-        return child
+        return cls(process, ours, index)
 
     @property
     def pid(self) -> int:

@@ -4,9 +4,10 @@ A message is four bytes of length (big-endian), a word, a line feed, and a body 
 on both sides: during a rolling upgrade the two may be of different versions. The end of the stream means that the other
 is gone.
 
-To the worker: ``start`` (first, see :class:`Start`), ``reload`` (an encoded config), ``lineage`` (text), ``drain``
-(seconds). To the supervisor: ``ready``, ``beat``, ``leaving`` (somebody else told it to stop), ``done`` (the word of an
-order carried out), ``failed`` (the word, a line feed, why).
+To the worker: ``start`` (first, see :class:`Start`), ``reload`` (an encoded config), ``lineage`` (text), ``part``
+(its successor accepts, so calls of the API should go there), ``drain`` (seconds). To the supervisor: ``ready``,
+``beat``, ``leaving`` (somebody else told it to stop), ``done`` (the word of an order carried out), ``failed`` (the
+word, a line feed, why).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class Crew:
         self._children: set[Child] = set()  # all that live: on seats, being replaced, about to replace
         self._all_ready = asyncio.Event()
         self._replacing = asyncio.Event()
-        self._outdated: set[Seat] = set()  # whose workers are to be replaced
+        self._outdated: set[Child] = set()  # those that are to be replaced
         self._tasks: set[asyncio.Task[None]] = set()
 
     def bind(self) -> None:
@@ -134,11 +134,12 @@ class Crew:
 
     def replace_all(self) -> None:
         """Replace the workers by new ones, one after the other."""
-        self._outdate(*self._seats)
+        self._outdate(*self._children)
 
-    def _outdate(self, *seats: Seat) -> None:
-        """Have the workers on ``seats`` replaced: by an upgrade, or one that was told by somebody else to stop."""
-        self._outdated.update(seats)
+    def _outdate(self, *children: Child) -> None:
+        """Have these workers replaced, where one is on a seat: by an upgrade, or one that was told by somebody else to
+        stop."""
+        self._outdated.update(children)
         self._replacing.set()
 
     async def _replace_for_ever(self) -> None:
@@ -149,9 +150,8 @@ class Crew:
 
     async def _replace_outdated(self) -> None:
         """Replace workers one after the other; stop at the first replacement that does not start."""
-        while self._outdated:
-            seat = min(self._outdated, key=lambda seat: seat.index)
-            self._outdated.discard(seat)
+        while seats := [seat for seat in self._seats if seat.child in self._outdated]:
+            seat = seats[0]
             if not await self._replace(seat):
                 log.error("replacing stopped, the other workers stay", extra=logs.fields(worker=seat.index))
                 self._outdated.clear()
@@ -183,6 +183,7 @@ class Crew:
         self._occupy(seat)
         self._on_change()
         if old is not None:
+            old.tell("part")
             await self._see_off(old, self.config.server.shutdown_timeout)
         return True
 
@@ -216,16 +217,19 @@ class Crew:
                 return
 
     async def _spawn(self, seat: Seat) -> Child:
+        child = await Child.spawn(self._program, seat.index, seat.public, seat.internal, self._environ)
+        # Only now, when orders reach it: one that was given meanwhile is in here.
         start = Start(seat.name, seat.index, self.lineage, self.store, encode(self.config))
-        child = await Child.spawn(self._program, start, seat.public, seat.internal, self._environ)
+        child.tell("start", start.encode())
         child.on_ready = self._on_ready
-        child.on_leaving = lambda: self._outdate(seat)
+        child.on_leaving = lambda: self._outdate(child)
         self._children.add(child)
         log.info("worker started", extra=logs.fields(worker=seat.index, pid=child.pid))
         return child
 
     def _bury(self, child: Child) -> None:
         self._children.discard(child)
+        self._outdated.discard(child)
         mark_process_dead(child.pid, str(self._metrics_dir))  # type: ignore[no-untyped-call]
         log.info("worker ended", extra=logs.fields(worker=child.index, pid=child.pid, ending=ending(child.code)))
 

@@ -15,18 +15,21 @@ class NotOurs(Exception):
 def leave(pid: int, worker: int | None = None) -> int:
     """Tell the supervisor ``pid``, or the one of its workers with the pid ``worker``, to drain; a descriptor that is
     readable when that process is gone. NotOurs when there is no such process."""
-    if worker is not None and parent(worker) != pid:
-        raise NotOurs(f"process {worker} is no worker of process {pid}")
     whom = pid if worker is None else worker
     try:
-        handle = os.pidfd_open(whom)  # so that the number cannot become somebody else's meanwhile
-        try:
-            signal.pidfd_send_signal(handle, signal.SIGTERM)
-        except OSError:
-            os.close(handle)
-            raise
+        handle = os.pidfd_open(whom)  # first, so that the number cannot become somebody else's behind the question
     except OSError as error:
         raise NotOurs(f"process {whom}: {error.strerror}") from error
+    try:
+        if worker is not None and parent(worker) != pid:
+            raise NotOurs(f"process {worker} is no worker of process {pid}")
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+    except OSError as error:
+        os.close(handle)
+        raise NotOurs(f"process {whom}: {error.strerror}") from error
+    except NotOurs:
+        os.close(handle)
+        raise
     return handle
 
 

@@ -302,6 +302,8 @@ class Connection(Line):
 
     def leave(self) -> None:
         if self._state == HEAD and not self._buffer:
+            self._readable()  # closing over a request that is here would leave its sender not knowing what was done
+        if self._state == HEAD and not self._buffer:
             self.abort()
         elif self._response is not None and not self._response.begun:
             self._response.last = True

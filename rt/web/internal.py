@@ -152,10 +152,11 @@ def why_not_ready(
     """Why the server is not ready for a tenant; empty when it is.
 
     ``own`` are the reasons of the worker ``pid``, which answers; the others are judged by their state. Workers that are
-    leaving count neither for nor against: they have stopped accepting, and their successors do it.
+    leaving count neither for nor against, also where one of them answers: they have stopped accepting, and their
+    successors do it. Nor do those that are just beginning, and have copied nothing yet.
     """
-    reasons = list(own)
-    serving = [state for state in states if not state.leaving]
+    serving = [state for state in states if state.seen and not state.leaving]
+    reasons = [] if any(state.pid == pid and state.leaving for state in states) else list(own)
     for state in serving:
         if state.pid == pid:
             continue

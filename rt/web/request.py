@@ -25,7 +25,8 @@ MAX_FIELDS = 64  # parameters in a query
 class Request:
     """``method``, ``path``, ``version`` (such as ``HTTP/1.1``), ``headers``; ``body`` is there when the
     request is ``complete``, which it is when a door that takes one is called. ``tenant`` is the one that the path
-    named, None where it named none; ``path`` is without it. ``fields`` are headers that its answer is to have."""
+    named, None where it named none; ``path`` is without it. ``fields`` are headers that its answer is to have; it is
+    the ``last`` one where the connection ends behind it."""
 
     __slots__ = (
         "_address",
@@ -35,6 +36,7 @@ class Request:
         "complete",
         "fields",
         "headers",
+        "last",
         "method",
         "path",
         "raw_query",
@@ -52,6 +54,7 @@ class Request:
         self.body = b""
         self.fields: Sequence[tuple[str, str]] = ()
         self.complete = False
+        self.last = False
         self._query: dict[str, list[str]] | None = None if self.raw_query else {}
         self._address: str | None = None
 
@@ -125,7 +128,7 @@ class Request:
             elif not any(name == "Content-Type" for name, _ in headers):
                 headers = (*headers, ("Content-Type", content_type))
         # What is answered before it was read ends the connection.
-        self._connection.reply(status, body, headers, last=not self.complete)
+        self._connection.reply(status, body, headers, last=self.last or not self.complete)
 
     def take_over(self) -> tuple[Socket | Stream, bytes]:
         """Take the socket out of HTTP, for good: a sink, and what the peer has sent behind the request.

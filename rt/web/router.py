@@ -58,6 +58,7 @@ class Router(HTTPServerConnectionDelegate):
         self.streams = streams
         self.tenants = tenants
         self.max_body = max_body
+        self.parting = False  # connections of Tornado's end behind their next answer; our own know by themselves
         self.entering: set[asyncio.Task[None]] = set()
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -150,6 +151,7 @@ class _Exchange(HTTPMessageDelegate):
         else:
             assert isinstance(connection, HTTP1Connection)
             request = Request(Borrowed(connection, start_line.method), start_line, headers)
+            request.last = router.parting
             if status := check(start_line, headers):
                 request.reply(status, headers=[CLOSE])
                 return None

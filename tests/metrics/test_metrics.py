@@ -129,6 +129,19 @@ def test_a_worker_tells_its_version_and_its_state() -> None:
     assert state.ready == {"default"} and not state.leaving and abs(state.seen - time.monotonic()) < 5
 
 
+def test_a_worker_is_seen_when_all_of_it_is_there() -> None:
+    """Others may read between two values: one that begins must not look as if it was there and not ready."""
+    metrics, seen = Metrics(), []
+
+    def ready() -> int:
+        seen.append(metrics.value("rt_worker_seen_uptime_seconds"))
+        return 1
+
+    metrics.of("default").gauge("rt_worker_ready", ready)
+    metrics.collect()
+    assert seen == [0] and metrics.value("rt_worker_seen_uptime_seconds") > 0
+
+
 def test_api_calls_count_by_method_and_code() -> None:
     """The code is 0 for success, else the error's number or the HTTP status of the refusal."""
     metrics = Metrics()

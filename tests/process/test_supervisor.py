@@ -265,6 +265,25 @@ def test_a_worker_told_to_stop_by_somebody_else_has_a_successor_at_once(faked: S
     assert len(faked.all_facts()) == 2
 
 
+def test_a_worker_told_again_and_again_to_stop_has_one_successor(faked: Supervised) -> None:
+    """While it drains, and while its successor begins: that one is what was asked for."""
+
+    def busy(pid: int) -> bool:
+        mine = processes.sockets(pid)
+        return any(local == faked.port and inode in mine for local, _, inode in processes.connections())
+
+    with socket.create_connection(("127.0.0.1", faked.port)):  # the worker that has it waits for a request
+        eventually_now(lambda: any(map(busy, faked.workers())))
+        (leaving,) = filter(busy, faked.workers())
+        processes.kill(leaving, signal.SIGTERM)
+        faked.wait_log("draining seconds")
+        processes.kill(leaving, signal.SIGTERM)
+        faked.wait_log("workers replaced", 20)
+    assert len(faked.all_facts()) == 2
+    assert faked.stop() == 0
+    assert faked.log().count("worker started") == 3
+
+
 def test_nothing_is_left_when_the_supervisor_is_killed(running: Supervised) -> None:
     """kill -9 of the supervisor: neither worker nor store outlives it for long, and a new one can start at once."""
     below = running.below()

@@ -7,14 +7,15 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
 from tests import processes
 from tests.clients import Api, SdkClient
 from tests.promises.crowd import Crowd
-from tests.promises.upgrades import BACKENDS, Load, upgrade
-from tests.servers import OPEN, STREAM, Server
+from tests.promises.upgrades import BACKENDS, HEADERS, Load, upgrade
+from tests.servers import OPEN, OVER_BOTH, STREAM, Server
 from tests.waiting import eventually, eventually_now
 
 pytestmark = pytest.mark.alone
@@ -37,13 +38,14 @@ def settings(duration: float = DURATION, timeout: float = 10.0) -> dict[str, obj
 @pytest.mark.timeout(180)
 def test_p09_p10_a_rolling_upgrade_under_load(start_server: Callable[..., Server], channel: str) -> None:
     """Four hundred clients of forty channels, a hundred publishes a second, both workers replaced: every publish is
-    acknowledged, nobody misses one or gets it twice, all are back soon after, and never too many at once."""
+    acknowledged, nobody misses one or gets it twice, all are back soon after, and never too many at once; the
+    server is ready all the while."""
     server = start_server(settings())
     channels = [f"moved:{channel}-{number}" for number in range(CHANNELS)]
     with Crowd(server.port) as crowd:
         found = upgrade(server, crowd, channels, CLIENTS, RATE)
     print(found)
-    assert found.wrong == {} and found.unknown == 0
+    assert found.wrong == {} and found.unknown == 0 and found.red == set()
     assert (found.inside, found.there) == (CLIENTS, CLIENTS)
     assert found.told >= CLIENTS and found.moves > 0
     assert len(found.drains) == 2 and all(DURATION <= seconds + 0.1 < DURATION + 3.0 for seconds in found.drains)
@@ -109,5 +111,28 @@ def test_p09_who_is_not_told_yet_can_do_everything(start_server: Callable[..., S
             processes.kill(server.pid, signal.SIGTERM)
             for client in clients:
                 await client.__aexit__(None, None, None)
+
+    asyncio.run(run())
+
+
+@OVER_BOTH
+def test_p09_a_kept_connection_is_told_by_an_answer_that_it_ends(start_server: Callable[..., Server]) -> None:
+    """Where a successor accepts already, at the first call in the drain, however long that is."""
+    server = start_server({"server": {**settings(60.0, 100.0)["server"], "workers": 1}})  # type: ignore[dict-item]
+
+    async def run() -> None:
+        async with AsyncExitStack() as stack:
+            api = await stack.enter_async_context(Api(server))
+            for _ in range(2 * BATCH):
+                await stack.enter_async_context(SdkClient(server))
+            worker = api.worker()
+            processes.kill(server.pid, signal.SIGUSR2)
+            await eventually(lambda: " draining seconds=" in server.log())
+            answer = await api.request("POST", "/api/info", b"{}", HEADERS)
+            assert answer.status == 200 and answer.headers["connection"] == "close"
+            await api.__aexit__()
+            await api.__aenter__()
+            assert api.worker() != worker
+            processes.kill(server.pid, signal.SIGTERM)  # the next one, when the test is over, is at once
 
     asyncio.run(run())

@@ -88,6 +88,8 @@ class Load(threading.Thread):
         offsets = set()
         for name in part:
             body = {"channel": name, "data": self.rounds, "idempotency_key": f"{name} {self.rounds}"}
+            if api.reader.at_eof():  # closed while it was idle, which any pool looks for: nothing is sent over it
+                await self._anew(api)
             while True:
                 with suppress(OSError, EOFError):
                     answer = await api.request("POST", "/api/publish", json.dumps(body).encode(), HEADERS)
@@ -109,7 +111,8 @@ class Load(threading.Thread):
 
 class Moved(NamedTuple):
     """What an upgrade did; times are seconds. ``drains`` are those from a worker's word to its end, ``after`` from the
-    last worker's end until everybody was inside, ``peak`` the most clients that came back within one second."""
+    last worker's end until everybody was inside, ``peak`` the most clients that came back within one second, ``red``
+    what ``/ready`` said when it was not."""
 
     clients: int
     inside: int
@@ -123,6 +126,7 @@ class Moved(NamedTuple):
     peak: int
     told: int
     wrong: dict[str, int]
+    red: set[str]
 
 
 def upgrade(server: Server, crowd: Crowd, channels: Sequence[str], clients: int, rate: float) -> Moved:
@@ -131,12 +135,20 @@ def upgrade(server: Server, crowd: Crowd, channels: Sequence[str], clients: int,
     other = next(name for name in _names(server) if name != first)
     crowd.ask("gather", count=clients, channels=list(channels), node=other)
     before = set(server.worker_pids())
+    red = set()
+
+    def replaced() -> bool:
+        status, body = server.internal("/ready")
+        if status != 200:
+            red.add(body)
+        return "workers replaced" in server.log()
+
     crowd.storm(0.0)  # from now on whoever is cut comes back
     began = time.monotonic()
     with Load(server, channels, rate) as load:
         eventually_now(lambda: load.rounds > 1, 30.0, "the load has begun")
         processes.kill(server.pid, signal.SIGUSR2)
-        eventually_now(lambda: "workers replaced" in server.log(), 120.0, "both workers are replaced")
+        eventually_now(replaced, 120.0, "both workers are replaced")
         ended = time.monotonic()
         assert not before & set(server.worker_pids())
         eventually_now(lambda: crowd.status(0)["inside"] == clients, 30.0, "everybody is back")
@@ -157,6 +169,7 @@ def upgrade(server: Server, crowd: Crowd, channels: Sequence[str], clients: int,
         peak=found["peak"],
         told=found["counts"].get("cut again", 0),
         wrong={name: count for name, count in found["counts"].items() if name not in GOOD and count},
+        red=red,
     )
 
 

@@ -395,6 +395,23 @@ def test_a_worker_that_leaves() -> None:
     asyncio.run(run())
 
 
+def test_a_worker_that_leaves_answers_what_it_has_not_read_yet() -> None:
+    """A request in the socket's buffer: to close over it would leave its sender not knowing what was done."""
+
+    async def run() -> bytes:
+        async with serving_own() as (own, port):
+            loop = asyncio.get_running_loop()
+            with socket.create_connection(("127.0.0.1", port)) as sock:
+                await eventually(lambda: len(own.open) == 1)
+                sock.sendall(get(b"/echo", b"Host: a\r\n"))  # the loop has no turn before the next line
+                own.leave()
+                sock.setblocking(False)
+                return await asyncio.wait_for(loop.sock_recv(sock, 65536), PATIENCE)
+
+    answered = asyncio.run(run())
+    assert answered.startswith(b"HTTP/1.1 200 ") and b"Connection: close\r\n" in answered
+
+
 @contextlib.asynccontextmanager
 async def serving_own(delegate: HTTPServerConnectionDelegate | None = None) -> AsyncIterator[tuple[Http1, int]]:
     """Our own server of the handlers, or of ``delegate``, itself, and its port."""

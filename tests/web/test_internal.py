@@ -135,6 +135,20 @@ def test_readiness_of_the_whole_server(others: list[WorkerState], expected: int,
     assert why_not_ready("default", ["mine"], [mine, *others], expected, ME, 101.0) == ["mine", *words]
 
 
+def test_a_worker_that_leaves_answers_for_those_that_stay() -> None:
+    """In a rolling upgrade it still is asked, and a balancer must not take the server out for it."""
+    mine, other = WorkerState(ME, NOBODY, True, 101.0), WorkerState(OTHER, HERE, False, 100.0)
+    assert why_not_ready("default", ["leaving"], [mine, other], 1, ME, 101.0) == []
+    assert why_not_ready("default", ["leaving"], [mine], 1, ME, 101.0) == ["0 of 1 workers are serving"]
+
+
+def test_a_worker_that_begins_does_not_count_yet() -> None:
+    """Its files are there before anything is in them."""
+    states = [WorkerState(ME, HERE, False, 101.0), WorkerState(OTHER, NOBODY, False, 0.0)]
+    assert why_not_ready("default", [], states, 1, ME, 101.0) == []
+    assert why_not_ready("default", [], states, 2, ME, 101.0) == ["1 of 2 workers are serving"]
+
+
 DOWN = "commands: refused"
 TWO = Readiness({"a": [], "b": [DOWN]}, apart=True)
 

@@ -38,6 +38,9 @@ class App:
         for listener in self._listeners:
             asyncio.get_running_loop().add_reader(listener, self._accept, listener)
 
+    def part(self) -> None:
+        """Nothing: each connection ends behind its answer."""
+
     async def stop(self, deadline: float) -> None:
         """Accept what has come, answer it, and close the sockets; ``/slow`` holds this up until the deadline."""
         for listener in self._listeners:
