@@ -265,7 +265,7 @@ class Connection(Line):
         """An answer is finished. When it is out, and its delegate through with the request, the next one is served."""
         if response is not self._response or self._out is not None or self._state in (HOLD, ENDING, GONE):
             return
-        if self._state == BODY or response.last or self._http.leaving:
+        if self._state == BODY or response.last:  # else nobody was told that it ends
             unread = self._state == BODY or self._buffer
             self._abandon()
             if unread:
@@ -300,13 +300,17 @@ class Connection(Line):
 
     # The end
 
+    def part(self) -> None:
+        if self._response is not None and not self._response.begun:
+            self._response.last = True
+
     def leave(self) -> None:
         if self._state == HEAD and not self._buffer:
             self._readable()  # closing over a request that is here would leave its sender not knowing what was done
         if self._state == HEAD and not self._buffer:
             self.abort()
-        elif self._response is not None and not self._response.begun:
-            self._response.last = True
+        else:
+            self.part()
 
     def _failed(self, error: Exception) -> None:
         """A delegate has failed, with the exception that is being handled."""

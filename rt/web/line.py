@@ -34,6 +34,8 @@ class Lines:
     def part(self) -> None:
         """Close each line after its next answer. One that waits for a request may have one on its way."""
         self.leaving = True
+        for line in self.open:
+            line.part()
 
     def leave(self) -> None:
         """Close the lines that wait for a request, and the others after their answer."""
@@ -101,6 +103,10 @@ class Line(ABC):
         if self._alarm is _NONE:
             self._alarm = self._lines.wheel.at(first, self._due)
         self._resume()
+
+    @abstractmethod
+    def part(self) -> None:
+        """Say in the answer that is under way that it is the last."""
 
     @abstractmethod
     def leave(self) -> None:

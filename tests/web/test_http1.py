@@ -395,6 +395,27 @@ def test_a_worker_that_leaves() -> None:
     asyncio.run(run())
 
 
+def test_a_worker_that_parts_says_so() -> None:
+    """In the answer that is under way, too, and in the next to who waits for none; nobody is closed without a word."""
+
+    async def run() -> None:
+        async with serving_own() as (own, port):
+            idle, idle_writer = await asyncio.open_connection("127.0.0.1", port)
+            busy, busy_writer = await asyncio.open_connection("127.0.0.1", port)
+            busy_writer.write(get(b"/waiting", b"Host: a\r\n"))
+            await eventually(lambda: len(own.open) == 2 and any(each._state == line.WORK for each in own.open))
+            own.part()
+            idle_writer.write(get(b"/waiting", b"Host: a\r\n"))
+            Waiting.event.set()
+            for reader in (busy, idle):
+                answered = await asyncio.wait_for(reader.read(), PATIENCE)
+                assert b"at last" in answered and b"Connection: close\r\n" in answered
+            idle_writer.close()
+            busy_writer.close()
+
+    asyncio.run(run())
+
+
 def test_a_worker_that_leaves_answers_what_it_has_not_read_yet() -> None:
     """A request in the socket's buffer: to close over it would leave its sender not knowing what was done."""
 
