@@ -13,7 +13,6 @@ import msgspec
 from rt.config import load
 from rt.operator import looks
 from rt.operator.door import Door, Unanswered
-from rt.operator.status import status
 
 EX_FAILED = 1
 
@@ -81,6 +80,9 @@ def _seconds(text: str) -> float:
 
 
 def _status(options: argparse.Namespace, door: Door) -> int:
+    # Only now: prometheus_client decides at its import where a process counts, and a server reads this file too.
+    from rt.operator.status import status
+
     text, ready = status(door, options.tenant, options.seconds)
     sys.stdout.write(text)
     return 0 if ready else EX_FAILED
