@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from rt.config import load
 from rt.operator import looks
 from rt.operator.door import Door, Unanswered
@@ -118,7 +116,7 @@ def _channel(options: argparse.Namespace, door: Door) -> int:
 def _tail(options: argparse.Namespace, door: Door) -> int:
     try:
         for event, line in looks.tail(door, options.channel):
-            print(msgspec.json.encode(event).decode() if options.json else line, flush=True)
+            print(looks.raw_line(event) if options.json else line, flush=True)
     except KeyboardInterrupt:
         return 0
-    return EX_FAILED  # it has ended by itself
+    raise Unanswered("the stream has ended")
