@@ -67,19 +67,17 @@ class Door:
         """Status and body of a GET. Unanswered for one that is too large or too slow, here and below."""
         with self._open() as connection:
             connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, _body(response)
+            with connection.getresponse() as response:
+                return response.status, _body(response)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """The result of a method of the server API."""
-        with self._open() as connection:
-            response = self._ask(connection, method, params)
+        with self._open() as connection, self._ask(connection, method, params) as response:
             return _result(response.status, _body(response))
 
     def stream(self, method: str, **params: Any) -> Iterator[dict[str, Any]]:
         """The events of a method that answers with a stream, to its end."""
-        with self._open() as connection:
-            response = self._ask(connection, method, params)
+        with self._open() as connection, self._ask(connection, method, params) as response:
             if not (response.getheader("Content-Type") or "").startswith("text/event-stream"):
                 _result(response.status, _body(response))
                 raise Unanswered("the server answered with something else than a stream")

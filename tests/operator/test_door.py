@@ -23,12 +23,11 @@ STREAM = HEAD + b"Content-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 def answering(tmp_path: Path) -> Iterator[Callable[..., Door]]:
     """A door to something that says the given bytes to whoever asks, and hangs up."""
     with ExitStack() as stack, socket.create_server(("127.0.0.1", 0)) as listener:
-        stack.callback(lambda: [thread.join() for thread in threads])
-        threads: list[Thread] = []
 
         def serve(answer: bytes) -> None:
             with suppress(OSError):  # nobody came, or who came has left
                 connection, _ = listener.accept()
+                connection.settimeout(5)
                 with connection:
                     connection.recv(65536)
                     connection.sendall(answer)
@@ -37,8 +36,9 @@ def answering(tmp_path: Path) -> Iterator[Callable[..., Door]]:
                         pass
 
         def opened(answer: bytes, key: str = "a-key-of-the-tests") -> Door:
-            threads.append(Thread(target=serve, args=(answer,)))
-            threads[-1].start()
+            thread = Thread(target=serve, args=(answer,))
+            thread.start()
+            stack.callback(thread.join)
             file = tmp_path / "rt.yaml"
             internal = f"{{address: 127.0.0.1, port: {listener.getsockname()[1]}}}"
             file.write_text(f'server: {{mode: development, internal: {internal}}}\nhttp_api: {{key: "{key}"}}\n')
@@ -80,7 +80,7 @@ def test_answer_that_is_too_large(answering: Callable[..., Door], monkeypatch: p
 
 def test_answer_that_is_too_slow(answering: Callable[..., Door], monkeypatch: pytest.MonkeyPatch) -> None:
     """Is given up though something comes all the time."""
-    monkeypatch.setattr(doors.time, "monotonic", iter(range(0, 1000, 20)).__next__)
+    monkeypatch.setattr("rt.operator.door.time.monotonic", iter(range(0, 1000, 20)).__next__)
     with unanswered("no answer within"):
         answering(HEAD + b"Content-Length: 2\r\n\r\n{}").get("/metrics")
 
