@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 import tempfile
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from websockets.sync.client import ClientConnection, connect
 
+from tests.tools import chromium
 from tests.waiting import eventually_now
 
 START = 30.0
@@ -120,6 +122,29 @@ class Browser:
         tab = Tab(self, target, session)
         tab.go(url)
         return tab
+
+    @contextmanager
+    def tabs(self, url: str) -> Iterator[Callable[[], Tab]]:
+        """Something that opens a new tab on ``url``; all of them are closed at the end of the block."""
+        found: list[Tab] = []
+
+        def opened() -> Tab:
+            found.append(self.tab(url))
+            return found[-1]
+
+        yield opened
+        for tab in found:
+            tab.close()
+
+
+@contextmanager
+def flawless() -> Iterator[Browser]:
+    """The browser of this machine, whose pages threw nothing and kept to their content policy."""
+    path = chromium()
+    assert path is not None
+    with Browser(path) as running:
+        yield running
+        assert not running.faults
 
 
 class Tab:

@@ -8,12 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from rt.config import load
 from rt.operator import looks
 from rt.operator.door import Door, Unanswered
-from rt.operator.status import status
 
 EX_FAILED = 1
 
@@ -81,6 +78,9 @@ def _seconds(text: str) -> float:
 
 
 def _status(options: argparse.Namespace, door: Door) -> int:
+    # Only now: prometheus_client decides at its import where a process counts, and a server reads this file too.
+    from rt.operator.status import status
+
     text, ready = status(door, options.tenant, options.seconds)
     sys.stdout.write(text)
     return 0 if ready else EX_FAILED
@@ -116,7 +116,7 @@ def _channel(options: argparse.Namespace, door: Door) -> int:
 def _tail(options: argparse.Namespace, door: Door) -> int:
     try:
         for event, line in looks.tail(door, options.channel):
-            print(msgspec.json.encode(event).decode() if options.json else line, flush=True)
+            print(looks.raw_line(event) if options.json else line, flush=True)
     except KeyboardInterrupt:
         return 0
-    return EX_FAILED  # it has ended by itself
+    raise Unanswered("the stream has ended")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,13 +12,20 @@ from typing import Any
 import msgspec
 
 from rt.config import Config
+from rt.operator.shown import visible
 
 PATIENCE = 10.0
 """Seconds to wait for an answer, or for the next sign of life of a stream."""
 
+LARGEST = 64 << 20
+"""Bytes of an answer, or of an event of a stream."""
+
 
 class Unanswered(Exception):
-    """Nobody answered, or with an error; the text says what to the operator."""
+    """Nobody answered, or with an error; the text says what to the operator, on one line, whoever wrote it."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(visible(words))
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -56,35 +64,36 @@ class Door:
             self._unclear = "http_api.key is not set, and without it the API answers nobody"
 
     def get(self, path: str) -> tuple[int, bytes]:
-        """Status and body of a GET."""
+        """Status and body of a GET. Unanswered for one that is too large or too slow, here and below."""
         with self._open() as connection:
             connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read()
+            with connection.getresponse() as response:
+                return response.status, _body(response)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """The result of a method of the server API."""
-        with self._open() as connection:
-            response = self._ask(connection, method, params)
-            return _result(response.status, response.read())
+        with self._open() as connection, self._ask(connection, method, params) as response:
+            return _result(response.status, _body(response))
 
     def stream(self, method: str, **params: Any) -> Iterator[dict[str, Any]]:
         """The events of a method that answers with a stream, to its end."""
-        with self._open() as connection:
-            response = self._ask(connection, method, params)
+        with self._open() as connection, self._ask(connection, method, params) as response:
             if not (response.getheader("Content-Type") or "").startswith("text/event-stream"):
-                _result(response.status, response.read())
+                _result(response.status, _body(response))
                 raise Unanswered("the server answered with something else than a stream")
-            while line := response.readline():
+            while line := response.readline(LARGEST):
                 if line.startswith(b"data: "):
-                    yield msgspec.json.decode(line[len(b"data: ") :])
+                    yield _event(line[len(b"data: ") :])
 
     def _ask(self, connection: http.client.HTTPConnection, method: str, params: Any) -> http.client.HTTPResponse:
         if self._unclear:
             raise Unanswered(self._unclear)
         asked = {name: value for name, value in params.items() if value is not None}
         headers = {"X-API-Key": self._key} if self._key else {}
-        connection.request("POST", f"{self._prefix}/api/{method}", msgspec.json.encode(asked), headers)
+        try:
+            connection.request("POST", f"{self._prefix}/api/{method}", msgspec.json.encode(asked), headers)
+        except ValueError:  # whose text holds the key
+            raise Unanswered("http_api.key is not fit for a header") from None
         return connection.getresponse()
 
     @contextmanager
@@ -110,6 +119,27 @@ def reachable(address: str) -> str:
     if found.is_unspecified:
         return "127.0.0.1" if found.version == 4 else "::1"
     return address
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
+    """All of it, neither larger than is good for us nor slower."""
+    until, body = time.monotonic() + PATIENCE, bytearray()
+    while part := response.read1(65536):
+        body += part
+        if len(body) > LARGEST:
+            raise Unanswered(f"the answer is larger than {LARGEST >> 20} MiB")
+        if time.monotonic() > until:
+            raise TimeoutError
+    if response.length:
+        raise http.client.IncompleteRead(bytes(body), response.length)
+    return bytes(body)
+
+
+def _event(text: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except ValueError:
+        raise Unanswered("the stream has an event that makes no sense") from None
 
 
 def _result(status: int, body: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -17,12 +18,18 @@ SHOWN = 300
 
 def raw(value: Any) -> str:
     """As JSON on several lines, for other programs."""
-    return _ascii(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()) + "\n"
+    lines = msgspec.json.format(msgspec.json.encode(value), indent=2).decode().split("\n")
+    return "".join(f"{_escaped(text)}\n" for text in lines)
 
 
-def _ascii(text: str) -> str:
-    """What does not print is an escape in JSON too."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\u{ord(c):04x}" for c in text)
+def raw_line(value: Any) -> str:
+    """As JSON on one line."""
+    return _escaped(msgspec.json.encode(value).decode())
+
+
+def _escaped(text: str) -> str:
+    """JSON in which all that does not print is an escape, which means the same."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def connections(door: Door, **filters: Any) -> tuple[dict[str, Any], str]:
@@ -89,12 +96,16 @@ def tail(door: Door, name: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 def line(event: dict[str, Any]) -> str:
     """An event of a tail on one line."""
+    return visible(_line(event))
+
+
+def _line(event: dict[str, Any]) -> str:
     if "publication" in event:
-        publication = event["publication"]
+        publication = dict(event["publication"])
         at = datetime.fromtimestamp(event["time"]).strftime("%H:%M:%S.%f")[:-3]
         offset = publication.pop("offset", "-")
-        text = visible(msgspec.json.encode(publication).decode())
-        text = text if len(text) <= SHOWN else f"{text[:SHOWN]}… "
+        text = msgspec.json.encode(publication).decode()
+        text = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
         return f"{at}  {offset}  {size(event['size'])}  {text}"
     ((kind, what),) = event.items()
     match kind:
@@ -109,4 +120,4 @@ def line(event: dict[str, Any]) -> str:
         case "end":
             return f"-- the end: {what}"
         case _:
-            return visible(f"-- {kind} {msgspec.json.encode(what).decode()}")
+            return f"-- {kind} {msgspec.json.encode(what).decode()}"

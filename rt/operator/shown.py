@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 Cell = str | int | float
 
+WIDEST = 80
+"""Characters of one cell of a table: a name as long as a token would stretch the lines of all others."""
+
 
 def visible(text: str) -> str:
     """The text on one line, with every character that does not print as an escape.
@@ -25,12 +28,16 @@ def _escape(character: str) -> str:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Columns, numbers to the right."""
-    cells = [[visible(cell) if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
+    """Columns, numbers to the right; what is wider than :data:`WIDEST` is cut."""
+    cells = [[_fitted(visible(cell)) if isinstance(cell, str) else f"{cell:,}" for cell in row] for row in rows]
     widths = [max([len(head), *(len(row[at]) for row in cells)]) for at, head in enumerate(heads)]
     right = [bool(rows) and not isinstance(rows[0][at], str) for at in range(len(heads))]
     lines = ["  ".join(_aligned(row, widths, right)) for row in [list(heads), *cells]]
     return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _fitted(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:

@@ -44,7 +44,10 @@ def _scrape(door: Door) -> list[Metric]:
     code, body = door.get("/metrics")
     if code != 200:
         raise Unanswered(f"/metrics is answered with the status {code}")
-    return list(text_string_to_metric_families(body.decode()))
+    try:
+        return list(text_string_to_metric_families(body.decode()))
+    except ValueError:
+        raise Unanswered("/metrics is not answered as by a server of this kind") from None
 
 
 def _versions(metrics: list[Metric]) -> list[str]:

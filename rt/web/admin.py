@@ -245,9 +245,9 @@ class Events(Door):
         self.set_header("Content-Type", "text/event-stream")
         self.set_header("X-Accel-Buffering", "no")
         try:
-            self.write(sse.retry(RETRY))
-            await self.flush()
             with live.watch():
+                self.write(sse.retry(RETRY))
+                await self.flush()
                 while await live.tick() and not 0.0 < self._until < time.time():
                     self.write(sse.event(msgspec.json.encode(live.snapshot(tenant))))
                     await self.flush()

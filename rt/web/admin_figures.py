@@ -147,8 +147,9 @@ def _keys(reading: Reading, name: str, tenant: str) -> list[Key]:
 
 
 def _reaches(reading: Reading, tenant: str) -> bool:
-    """Whether every store is connected."""
-    return all(reading.values[key] >= 1 for key in _keys(reading, CONNECTED, tenant))
+    """Whether every store is connected; not where nothing is known of any."""
+    keys = _keys(reading, CONNECTED, tenant)
+    return bool(keys) and all(reading.values[key] >= 1 for key in keys)
 
 
 def _quantiles(grown: Mapping[tuple[str, str], float], name: str) -> Quantiles:

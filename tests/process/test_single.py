@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
 from pathlib import Path
 
@@ -74,3 +75,25 @@ def test_a_failed_start_is_one_line(tmp_path: Path) -> None:
         assert server.wait() == 78
         assert "server.address: found 192.0.2.1" in server.log()
         assert "Traceback" not in server.log()
+
+
+def test_it_counts(tmp_path: Path) -> None:
+    """The real app is ready, and has metrics: what it counts does not go where nobody reads it."""
+    settings = {"server": {"mode": "development"}, "redis": {"url": "embedded"}}
+    with Supervised(tmp_path, settings, fake=False, arguments=SINGLE) as server:
+        eventually_now(lambda: asked(server.internal_port, "/ready")[0] == 200, what="it is ready")
+        assert b'rt_store_connected{tenant="default"} 1.0' in asked(server.internal_port, "/metrics")[1]
+        assert server.stop() == 0
+
+
+def asked(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of a GET; status 0 while nobody answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()

@@ -14,10 +14,9 @@ from websockets.sync.client import connect
 from websockets.typing import Origin
 
 from tests import processes
-from tests.browser import Browser, Tab
+from tests.browser import Browser, Tab, flawless
 from tests.servers import API_KEY, ORIGIN, Server
 from tests.tokens import connection_token
-from tests.tools import chromium
 from tests.waiting import eventually_now
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(120)]
@@ -41,27 +40,22 @@ def operated() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A browser, whose pages threw nothing and kept to their content policy."""
-    path = chromium()
-    assert path is not None
-    with Browser(path) as running:
+    with flawless() as running:
         yield running
-        assert not running.faults
 
 
 @pytest.fixture
 def open_console(browser: Browser, operated: Server) -> Iterator[Callable[[], Tab]]:
     """Open a tab on the console, signed in; it is closed at the end of the test."""
-    tabs: list[Tab] = []
+    with browser.tabs(f"http://127.0.0.1:{operated.internal_port}/admin") as opened:
 
-    def opened() -> Tab:
-        tabs.append(browser.tab(f"http://127.0.0.1:{operated.internal_port}/admin"))
-        sign_in(tabs[-1], PASSWORD)
-        tabs[-1].wait(f"{text('state')} === 'live'")
-        return tabs[-1]
+        def signed_in() -> Tab:
+            tab = opened()
+            sign_in(tab, PASSWORD)
+            tab.wait(f"{text('state')} === 'live'")
+            return tab
 
-    yield opened
-    for tab in tabs:
-        tab.close()
+        yield signed_in
 
 
 def text(name: str) -> str:
@@ -145,6 +139,14 @@ def test_console_refuses_a_wrong_password_and_takes_the_right_one(browser: Brows
     tab.go(f"http://127.0.0.1:{operated.internal_port}/admin/")
     tab.wait("!document.getElementById('login').hidden")
     tab.close()
+
+
+def test_console_takes_no_other_word_for_a_tab(open_console: Callable[[], Tab], operated: Server) -> None:
+    """A fragment that names something which every object has opens the first tab, as any unknown one."""
+    tab = open_console()
+    tab.go("about:blank")
+    tab.go(f"http://127.0.0.1:{operated.internal_port}/admin/#constructor")
+    tab.wait(f"{text('state')} === 'live' && !document.getElementById('panel-channels').hidden")
 
 
 def test_console_figures_move(open_console: Callable[[], Tab], operated: Server) -> None:

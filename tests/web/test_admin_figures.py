@@ -53,6 +53,11 @@ def test_figures_of_one_tenant_are_its_own() -> None:
     assert one.parts["transports"]["sse"] == 0 and one.lag.p50 == both.lag.p50 is not None
 
 
+def test_a_store_of_which_nothing_is_known_is_not_connected() -> None:
+    """As that of a tenant that is served elsewhere."""
+    assert not figures([reading(Metrics(), 0.0)], "elsewhere").store_connected
+
+
 def test_quantiles_look_back_over_all_readings() -> None:
     """A quiet second does not take the latency away; nothing observed is nothing, not zero."""
     metrics = Metrics()

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.browser import Browser, Tab
+from tests.browser import Browser, Tab, flawless
 from tests.servers import API_KEY, OPEN, STREAM, Server
-from tests.tools import chromium
 from tests.waiting import eventually_now
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(120)]
@@ -47,26 +46,21 @@ def demo() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A browser, whose pages threw nothing and kept to their content policy."""
-    path = chromium()
-    assert path is not None
-    with Browser(path) as running:
+    with flawless() as running:
         yield running
-        assert not running.faults
 
 
 @pytest.fixture
 def open_page(browser: Browser, demo: Server) -> Iterator[Callable[[], Tab]]:
     """Open a tab on the demo page with both panes connected; it is closed at the end of the test."""
-    tabs: list[Tab] = []
+    with browser.tabs(address(demo)) as opened:
 
-    def opened() -> Tab:
-        tabs.append(browser.tab(address(demo)))
-        wait_connected(tabs[-1])
-        return tabs[-1]
+        def connected() -> Tab:
+            tab = opened()
+            wait_connected(tab)
+            return tab
 
-    yield opened
-    for tab in tabs:
-        tab.close()
+        yield connected
 
 
 def address(demo: Server) -> str:

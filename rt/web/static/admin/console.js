@@ -132,8 +132,9 @@ function show(signedIn) {
   say(byId('login-notice'), '');
   const select = byId('tenant');
   byId('tenant-field').hidden = server.tenants.length < 2;
+  server.tenant = ''; // as the list says now
   select.replaceChildren(element('option', { value: '' }, 'all'), ...server.tenants.map((name) => element('option', { value: name }, name)));
-  choose(panels[location.hash.slice(1)] ? location.hash.slice(1) : 'channels');
+  choose(Object.hasOwn(panels, location.hash.slice(1)) ? location.hash.slice(1) : 'channels');
   stream.open();
 }
 
