@@ -10,9 +10,9 @@ import msgspec
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from rt.metrics.figures import Figures, figures, read
 from rt.operator.door import Door, Unanswered
 from rt.operator.shown import facts, rate, seconds, table
-from rt.web.admin_figures import Figures, figures, read
 
 _WORKER = ("name", "pid", "num_clients", "num_users", "num_subs", "num_channels", "uptime", "version")
 

@@ -32,6 +32,8 @@ from rt.web.internal import Internal
 log = Limited(logging.getLogger("rt.web.console"))
 
 STATIC = Path(__file__).parent / "static" / "admin"
+SHARED = STATIC.parent / "shared"
+"""What the page has in common with the demo (:mod:`rt.web.demo`)."""
 
 READS = frozenset({"info", "channels", "channel", "connections", "connection", "limits", "history"})
 """Methods that look."""
@@ -41,6 +43,9 @@ WRITES = frozenset({"publish", "disconnect"})
 
 STREAMS = 32
 """Consoles that are open on one worker."""
+
+STALLED = 30.0
+"""Seconds in which an open page must take what it is sent."""
 
 RETRY = 1000
 """Milliseconds after which a page comes back whose stream has ended."""
@@ -87,6 +92,7 @@ class Console:
             (r"/admin/events", Events, shared),
             (r"/admin/api/([a-z_]{1,32})", Call, shared),
             (r"/admin/()", Files, files),
+            (r"/admin/(base\.css|icon\.svg|surface\.js)", Files, {"path": str(SHARED)}),
             (r"/admin/([a-z_]{1,32}\.(?:js|css|svg))", Files, files),
         ]
 
@@ -246,14 +252,17 @@ class Events(Door):
         self.set_header("X-Accel-Buffering", "no")
         try:
             with live.watch():
-                self.write(sse.retry(RETRY))
-                await self.flush()
+                await self._send(sse.retry(RETRY))
                 while await live.tick() and not 0.0 < self._until < time.time():
-                    self.write(sse.event(msgspec.json.encode(live.snapshot(tenant))))
-                    await self.flush()
+                    await self._send(sse.event(msgspec.json.encode(live.snapshot(tenant))))
             self.finish()
-        except StreamClosedError:
-            pass  # the page was closed
+        except (StreamClosedError, TimeoutError):
+            pass  # the page was closed, or is not read: either way its place is free
+
+    async def _send(self, data: bytes) -> None:
+        self.write(data)
+        async with asyncio.timeout(STALLED):
+            await self.flush()
 
 
 class Call(Door):

@@ -13,7 +13,7 @@ import msgspec
 
 from rt.logs import Limited
 from rt.metrics import Metrics, WorkerState
-from rt.web.admin_figures import Figures, Reading, figures, read
+from rt.metrics.figures import Figures, Reading, figures, read
 from rt.web.internal import Readiness, judged, together
 
 log = Limited(logging.getLogger("rt.web.console"))

@@ -24,6 +24,9 @@ from rt.errors import StoreError
 log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static" / "demo"
+SHARED = STATIC.parent / "shared"
+"""What the page has in common with the console (:mod:`rt.web.admin`)."""
+
 PRICES = "prices:demo"
 MAX_BODY = 1024
 
@@ -64,6 +67,7 @@ def handlers(registry: Registry) -> list[tuple[str, type[RequestHandler], dict[s
     return [
         (r"/()", Files, files),
         (r"/demo/kill", Kill, {"registry": registry}),
+        (r"/demo/(base\.css|icon\.svg|surface\.js)", Files, {"path": str(SHARED)}),
         (r"/demo/(.+)", Files, files),
     ]
 

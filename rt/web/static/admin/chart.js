@@ -1,6 +1,7 @@
 // Lines over the last two minutes on a canvas. Colours come from the style sheet, so that light and dark follow by themselves.
 
 import { element } from './dom.js';
+import { Surface } from './surface.js';
 
 const SPAN = 120;
 const GAP = 3.5;
@@ -16,7 +17,7 @@ function rounded(value) {
 /** A card: a title, the number of now, the lines of several series, and what they are. */
 export class Chart {
   #points = [];
-  #pending = 0;
+  #surface;
   #series;
   #format;
   #floor;
@@ -32,8 +33,7 @@ export class Chart {
     this.#format = format;
     this.#floor = floor;
     card.replaceChildren(element('h2', {}, title), this.#amount, this.#canvas, this.#legend);
-    new ResizeObserver(() => this.#schedule()).observe(this.#canvas);
-    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.#schedule());
+    this.#surface = new Surface(this.#canvas, (...drawing) => this.#draw(...drawing));
   }
 
   /** One moment: a value (or null) for each series, the number that is written large, and its unit. */
@@ -44,28 +44,14 @@ export class Chart {
     const words = this.#series.map((name, index) => `${name} ${values[index] === null ? '–' : this.#format(values[index])}`);
     this.#legend.replaceChildren(...words.map((text, index) => element('span', { className: `s${index + 1}` }, text)));
     this.#canvas.setAttribute('aria-label', `${this.#title}, the last two minutes; now ${words.join(', ')}`);
-    this.#schedule();
+    this.#surface.redraw();
   }
 
   clear() {
     this.#points = [];
   }
 
-  #schedule() {
-    this.#pending ||= requestAnimationFrame(() => {
-      this.#pending = 0;
-      this.#draw();
-    });
-  }
-
-  #draw() {
-    const { width, height } = this.#canvas.getBoundingClientRect();
-    const scale = devicePixelRatio || 1;
-    this.#canvas.width = Math.round(width * scale);
-    this.#canvas.height = Math.round(height * scale);
-    const style = getComputedStyle(this.#canvas);
-    const pen = this.#canvas.getContext('2d');
-    pen.scale(scale, scale);
+  #draw(pen, width, height, style) {
     const seen = this.#points.flatMap(({ values }) => values).filter((value) => value !== null);
     const top = rounded(Math.max(this.#floor, ...seen));
     this.#axis(pen, width, height, style, top);

@@ -1,17 +1,18 @@
 // A line of the last prices on a canvas. Colours come from the style sheet, so that light and dark follow by themselves.
 
+import { Surface } from './surface.js';
+
 const POINTS = 60;
 const PADDING = 4;
 
 export class Sparkline {
   #canvas;
   #prices = [];
-  #pending = 0;
+  #surface;
 
   constructor(canvas) {
     this.#canvas = canvas;
-    new ResizeObserver(() => this.#schedule()).observe(canvas);
-    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.#schedule());
+    this.#surface = new Surface(canvas, (...drawing) => this.#draw(...drawing));
   }
 
   add(price) {
@@ -19,26 +20,12 @@ export class Sparkline {
     if (this.#prices.length > POINTS) this.#prices.shift();
     const [low, high] = [Math.min(...this.#prices), Math.max(...this.#prices)];
     this.#canvas.setAttribute('aria-label', `Last ${this.#prices.length} prices, from ${low.toFixed(2)} to ${high.toFixed(2)}`);
-    this.#schedule();
+    this.#surface.redraw();
   }
 
-  #schedule() {
-    this.#pending ||= requestAnimationFrame(() => {
-      this.#pending = 0;
-      this.#draw();
-    });
-  }
-
-  #draw() {
-    const { width, height } = this.#canvas.getBoundingClientRect();
-    const scale = devicePixelRatio || 1;
-    this.#canvas.width = Math.round(width * scale);
-    this.#canvas.height = Math.round(height * scale);
-    const pen = this.#canvas.getContext('2d');
-    pen.scale(scale, scale);
+  #draw(pen, width, height, { color }) {
     if (this.#prices.length < 2) return;
     const points = this.#points(width, height);
-    const color = getComputedStyle(this.#canvas).color;
     this.#fill(pen, points, height, color);
     this.#stroke(pen, points, color);
   }

@@ -1,4 +1,5 @@
-"""What the console draws, made of two readings of the metrics: rates, and quantiles of what lies between them."""
+"""What operators are shown, in the console and by ``server.py status``, made of two readings of the metrics: rates, and
+quantiles of what lies between them."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ RATES = {
     "disconnects": "rt_disconnects_total",
     "api": "rt_api_requests_total",
 }
-"""Counters of which the console shows how fast they grow."""
+"""Counters of which it is shown how fast they grow."""
 
 PARTED = {
     "transports": ("rt_connections", "transport"),

@@ -1,4 +1,4 @@
-"""What the console draws: rates and quantiles between readings of the metrics."""
+"""What operators are shown: rates and quantiles between readings of the metrics."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import pytest
 
 from rt.metrics import Metrics
+from rt.metrics import figures as module
 from rt.metrics.definitions import DEFINITIONS
-from rt.web import admin_figures
-from rt.web.admin_figures import Reading, figures, quantile, read
+from rt.metrics.figures import Reading, figures, quantile, read
 
 
 def reading(metrics: Metrics, at: float) -> Reading:
@@ -19,9 +19,9 @@ def reading(metrics: Metrics, at: float) -> Reading:
 def test_the_console_draws_only_metrics_and_labels_that_exist() -> None:
     """A metric or a label that is renamed would leave a chart empty for ever."""
     known = {row.name: row.labels for row in DEFINITIONS}
-    plain = {*admin_figures.GAUGES.values(), *admin_figures.RATES.values(), *admin_figures._HISTOGRAMS}
-    assert plain | {admin_figures.CONNECTED, admin_figures.PROBE_AGE} <= known.keys()
-    assert not [name for name, label in admin_figures.PARTED.values() if label not in known[name]]
+    plain = {*module.GAUGES.values(), *module.RATES.values(), *module._HISTOGRAMS}
+    assert plain | {module.CONNECTED, module.PROBE_AGE} <= known.keys()
+    assert not [name for name, label in module.PARTED.values() if label not in known[name]]
 
 
 def test_figures_are_what_was_counted_between_two_readings() -> None:
